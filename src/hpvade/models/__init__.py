@@ -1,0 +1,1 @@
+"""One folder per model: `_model.py` faces AnnData, `_module.py` holds the mathematics."""
