@@ -1,0 +1,1 @@
+"""Reference summaries, the simulated-bulk stream, splitters and readers."""

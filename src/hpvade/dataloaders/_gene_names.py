@@ -1,0 +1,65 @@
+"""What goes wrong with gene names, said in a way that helps."""
+
+import pandas as pd
+from anndata import AnnData
+
+_ENSEMBL = r"^ENS[A-Z]*G\d{6,}(?:\.\d+)?$"
+_VERSION = r"\.\d+$"
+
+
+def refuse_duplicates(names: pd.Index, name: str) -> None:
+    """Raise ValueError that lists up to three gene names that occur more than once in `name`.var_names."""
+    twice = names[names.duplicated()].unique()
+    if len(twice):
+        raise ValueError(
+            f"{name}.var_names has {len(twice)} gene names more than once, such as {list(twice[:3])}; genes are "
+            "aligned by name, so each must be unique. Add up the columns of a gene, or keep its first with "
+            f"`{name} = {name}[:, ~{name}.var_names.duplicated()].copy()`. `var_names_make_unique` would hide them."
+        )
+
+
+def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
+    """Say why few of `genes` are in `bulk.var_names`, and what to do.
+
+    Looks for genes as rows, a small panel of genes, the right names in another column of `bulk.var`, Ensembl versions,
+    upper and lower case, and Ensembl or Entrez identifiers against symbols, in this order.
+    """
+    names = bulk.var_names.astype(str)
+
+    def share(others) -> float:
+        return float(genes.isin(others).mean())
+
+    if share(bulk.obs_names) > share(names) or (_ensembl(bulk.obs_names) and not _ensembl(names)):
+        return "bulk.obs_names are genes: the matrix is transposed (genes as rows). Use bulk.T, samples must be rows."
+    if names.isin(genes).mean() >= 0.5:
+        return (
+            "Most genes of the bulk are known, but they are few: train the model on the shared genes, "
+            "`adata[:, adata.var_names.isin(bulk.var_names)].copy()`."
+        )
+    for key in bulk.var.select_dtypes(["object", "category", "string"]):
+        if share(bulk.var[key].astype(str)) >= 0.5:
+            return f"They are in another column: `bulk.var_names = bulk.var[{key!r}].astype(str)`."
+    if genes.str.replace(_VERSION, "", regex=True).isin(names.str.replace(_VERSION, "", regex=True)).mean() >= 0.5:
+        return (
+            "The Ensembl ids differ only in their version suffix. Remove it on both sides, for the bulk with "
+            r"`bulk.var_names = bulk.var_names.str.replace(r'\.\d+$', '', regex=True)`."
+        )
+    if genes.str.casefold().isin(names.str.casefold()).mean() >= 0.5:
+        return (
+            "The names differ only in upper and lower case, as between human and mouse symbols. If the species is the "
+            "same, write the names as the reference does; otherwise map orthologs."
+        )
+    for here, there, who, other in ((names, genes, "bulk", "model"), (genes, names, "model", "bulk")):
+        if _ensembl(here) and not _ensembl(there):
+            return (
+                f"The {who} has Ensembl ids, the {other} gene symbols. Translate the bulk's names to the model's kind."
+            )
+        if here.str.fullmatch(r"\d+").mean() > 0.5:
+            return (
+                f"The {who}'s names are numbers (Entrez ids or row numbers). Use the same kind of names on both sides."
+            )
+    return "Use the same gene identifiers (Ensembl or symbols), genome annotation and species as the reference."
+
+
+def _ensembl(names: pd.Index) -> bool:
+    return names.astype(str).str.match(_ENSEMBL).mean() > 0.5

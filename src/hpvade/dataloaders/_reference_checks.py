@@ -1,0 +1,181 @@
+"""Everything that must hold for a labelled single-cell reference before any work starts."""
+
+import re
+import warnings
+from itertools import permutations
+
+import pandas as pd
+from anndata import AnnData
+
+from ._gene_names import refuse_duplicates
+from ._rows import is_integer, iter_rows, refuse_bad_values
+
+_MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
+_LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
+
+
+def check_reference(
+    adata: AnnData,
+    labels_key: str,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    sample_key: str | None = None,
+) -> None:
+    """Refuse a reference that a model could not learn from, before anything is written.
+
+    The matrix is read once, in blocks of rows; `adata` is never changed.
+
+    Parameters
+    ----------
+    adata
+        Reference (cells x genes) with raw counts. In memory, backed or with Dask arrays.
+    labels_key
+        Column of `adata.obs` with one cell type per cell. Unused categories are ignored.
+    layer
+        Layer with the counts; `adata.X` when None.
+    batch_key, sample_key
+        Columns of `adata.obs` with the batch and the donor or sample of each cell.
+
+    Raises
+    ------
+    TypeError
+        `adata` is not an AnnData, or its matrix is of an unknown kind.
+    KeyError
+        A column or the layer is absent.
+    ValueError
+        A view; no cells or no genes; a cell without label, batch or sample; fewer than two types; a type with fewer
+        than two cells; type names that differ only in case or spaces; duplicate gene names; negative, NaN or infinite
+        values; cells without counts; values on a log scale (not integers, maximum below 20).
+
+    Warns
+    -----
+    UserWarning
+        The words of one type name are part of those of another, as in "T cells" and "CD4 T cells"; values that are
+        not integers but too large for a log scale.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, pandas as pd
+    >>> obs = pd.DataFrame({"cell_type": ["B", "B", "T", "T"]}, index=list("abcd"))
+    >>> check_reference(anndata.AnnData(np.ones((4, 3)), obs=obs), "cell_type")
+    """
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"The reference is a {type(adata).__qualname__}; expected an AnnData. "
+            "Pass one modality of a MuData, as in mdata['rna']."
+        )
+    if adata.is_view:
+        fix = "adata = adata.to_memory()" if adata.isbacked else "adata = adata.copy()"
+        raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
+    if not (adata.n_obs and adata.n_vars):
+        raise ValueError(f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+    for argument, key in {"labels_key": labels_key, "batch_key": batch_key, "sample_key": sample_key}.items():
+        if key is not None or argument == "labels_key":
+            _check_column(adata.obs, argument, key)
+    _check_types(adata.obs[labels_key], labels_key)
+    refuse_duplicates(adata.var_names, "adata")
+    X, name = pick_matrix(adata, layer, "adata")
+    _check_counts(X, name, adata.obs_names, adata.var_names)
+
+
+def pick_matrix(adata: AnnData, layer: str | None, name: str) -> tuple:
+    """The matrix of `layer`, or `X` when None, and what to call it in messages."""
+    if layer is None:
+        if adata.X is None:
+            raise ValueError(f"{name}.X is empty; expected counts. Pass layer= (one of {list(adata.layers)}).")
+        return adata.X, f"{name}.X"
+    if layer not in adata.layers:
+        raise KeyError(f"layer {layer!r} is not in {name}.layers; found {list(adata.layers)}. layer=None takes X.")
+    return adata.layers[layer], f"{name}.layers[{layer!r}]"
+
+
+def _check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
+    if key not in obs.columns:
+        shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
+        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
+    texts = _MISSING_TEXT | {"none"} if argument == "labels_key" else _MISSING_TEXT
+    blank = [value for value in obs[key].dropna().unique() if str(value).strip().casefold() in texts]
+    missing = (obs[key].isna() | obs[key].isin(blank)).to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"adata.obs[{key!r}] is missing (NaN or empty) for {missing.sum()} of {len(obs)} cells, the first is "
+            f"{str(obs.index[missing.argmax()])!r}; expected a value for every cell. "
+            f"Remove them with `adata = adata[adata.obs[{key!r}].notna()].copy()` or fill them in."
+        )
+
+
+def _check_types(labels: pd.Series, key: str) -> None:
+    """Number, size and names of the types that occur in `labels`."""
+    sizes = labels.value_counts()
+    sizes = sizes[sizes > 0].rename(index=str)
+    if len(sizes) < 2:
+        raise ValueError(f"adata.obs[{key!r}] has only one type, {sizes.index[0]!r}; deconvolution needs at least two.")
+    spellings: dict[str, list[str]] = {}
+    for name in sizes.index:
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    same = [names for names in spellings.values() if len(names) > 1]
+    if same:
+        raise ValueError(
+            f"adata.obs[{key!r}] has duplicate type names, which differ only in upper/lower case or spaces: "
+            f"{'; '.join(map(repr, same[:3]))}. Give each type one name."
+        )
+    small = sizes[sizes < 2]
+    if len(small):
+        raise ValueError(
+            f"adata.obs[{key!r}] has {len(small)} types with fewer than 2 cells: "
+            f"{', '.join(f'{name!r} ({n} cell)' for name, n in small[:3].items())}{', ...' if len(small) > 3 else ''}. "
+            "Remove these cells or merge them into another type."
+        )
+    words = {name: _words(name) for name in sizes.index}
+    nested = sorted((a, b) for a, b in permutations(words, 2) if words[a] < words[b])
+    if nested:
+        warnings.warn(
+            f"Some type names of adata.obs[{key!r}] read like parts of others: "
+            f"{'; '.join(f'{b!r} of {a!r}' for a, b in nested[:5])}{'; ...' if len(nested) > 5 else ''}. "
+            "If they are, their proportions cannot be told apart: use labels of one level.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _words(name: str) -> frozenset[str]:
+    """Words of a type name: case and plural s dropped, "CD4+" as "cd4"; a final minus stays, as in "CD16-"."""
+    words = re.findall(r"[^\W_]+(?:-(?![^\W_]))?", name.casefold())
+    return frozenset(word[:-1] if len(word) > 2 and word.endswith("s") else word for word in words)
+
+
+def _check_counts(X, name: str, obs_names: pd.Index, var_names: pd.Index) -> None:
+    largest, n_values, n_broken, n_empty, first_empty = 0.0, 0, 0, 0, None
+    for rows, block in iter_rows(X):
+        refuse_bad_values(block, rows, name, obs_names, var_names)
+        values = block.data[block.data > 0]
+        largest = max(largest, values.max(initial=0))
+        n_values += values.size
+        n_broken += values.size - int(is_integer(values).sum())
+        empty = block.sum(axis=1).A1 == 0
+        if empty.any() and first_empty is None:
+            first_empty = obs_names[rows.start + int(empty.argmax())]
+        n_empty += int(empty.sum())
+    if not n_values:
+        raise ValueError(f"{name} holds only zeros; expected counts. Pass the layer that holds them.")
+    if n_empty:
+        fix = "sc.pp.filter_cells(adata, min_counts=1)"
+        if name != "adata.X":
+            fix = f"adata = adata[np.asarray({name}.sum(axis=1)).ravel() > 0].copy()"
+        raise ValueError(
+            f"{name} has {n_empty} cells without any count, the first is {str(first_empty)!r}; they say nothing about "
+            f"their type. Remove them with `{fix}`."
+        )
+    if n_broken and largest < _LOGGED_MAX:
+        raise ValueError(
+            f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
+            "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
+        )
+    if n_broken:
+        warnings.warn(
+            f"{name} holds values that are not integers ({n_broken / n_values:.1%} of those above zero); the model is "
+            "meant for raw counts. Pass the layer that holds them, if there is one.",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,25 @@
+"""Colours that colour-blind readers can tell apart, as far as their number allows."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.colors import to_rgb
+
+# Okabe and Ito (2008) without black: blue, orange, green, vermillion, sky, purple, yellow
+BASE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+N_COLOURS = 3 * len(BASE)
+
+
+def _mixed(colour: str, target: float, weight: float) -> tuple[float, float, float]:
+    return tuple((1 - weight) * channel + weight * target for channel in to_rgb(colour))
+
+
+def colours(names: Sequence[str], palette: Mapping[str, str] | Sequence[str] | None = None) -> list:
+    """One colour per name; the default gives 21: the base colours, then darker ones, then lighter ones, then again."""
+    if isinstance(palette, Mapping):
+        missing = [name for name in names if name not in palette]
+        if missing:
+            raise KeyError(f"The palette has no colour for {', '.join(missing)}.")
+        return [palette[name] for name in names]
+    if palette is None:
+        palette = [*BASE, *(_mixed(c, 0.0, 0.45) for c in BASE), *(_mixed(c, 1.0, 0.6) for c in BASE)]
+    return [palette[i % len(palette)] for i in range(len(names))]
