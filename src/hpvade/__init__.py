@@ -7,5 +7,5 @@ from importlib.metadata import version as _version
 
 import lazy_loader as _lazy
 
+__version__ = _version("hpvade")  # before the names: with EAGER_IMPORT=1 they need it
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
-__version__ = _version("hpvade")

@@ -162,7 +162,7 @@ class HP_VADE(lp.LightningModule):
 
     def get_signature_matrix(self) -> np.ndarray:
         """Return the learned signatures (G, K), on the scale of the training data."""
-        return self._signature().detach().cpu().numpy().copy()
+        return self.signature().detach().cpu().numpy().copy()
 
     def losses(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the five unweighted loss terms and their weighted `total`, all scalars.
@@ -178,33 +178,46 @@ class HP_VADE(lp.LightningModule):
         RuntimeError
             `input_norm` is set and :meth:`fit_normalization` was not called.
         """
-        h, x, y, b = self.hparams, batch["sc_data"], batch["sc_label"], batch["bulk_data"]
+        mu, logvar = self.encode(batch["sc_data"])
+        out = self.decoder(self.reparameterize(mu, logvar))
+        terms = self.cell_terms(batch["sc_data"], batch["sc_label"], mu, logvar, out)
+        terms |= self.bulk_terms(batch["bulk_data"], batch["bulk_prop"])
+        return terms | {"total": self.weigh_cells(terms) + self.weigh_bulk(terms)}
+
+    def cell_terms(
+        self, x: torch.Tensor, y: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, out: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the three terms of cells `x` (B, G) with labels `y` (B,), posterior and decoder output `out` (B, G)."""
         if y.dtype != torch.long:
             raise TypeError(f"batch['sc_label'] has dtype {y.dtype}; expected torch.int64: call .long() on the labels.")
-        if h.recon_loss == "bce" and ((x < 0) | (x > 1)).any():
+        bce = self.hparams.recon_loss == "bce"
+        if bce and ((x < 0) | (x > 1)).any():
             raise ValueError(
                 f"recon_loss='bce' needs batch['sc_data'] in [0, 1], found {x.min():g} to {x.max():g}; "
                 "rescale the cells or use recon_loss='mse'."
             )
-        S = self._signature()
-        mu, logvar = self.encode(x)
-        out = self.decoder(self.reparameterize(mu, logvar))
         x_hat = self._on_data_scale(out)
-        recon = F.mse_loss(x_hat, x) if h.recon_loss == "mse" else F.binary_cross_entropy_with_logits(out, x)
-        kl = (-0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(dim=1)).mean()
-        # index_select refuses a label of -1 (a missing category), which S.T[y] would read as the last type
-        proto = F.mse_loss(x_hat, S.T.index_select(0, y))
-        p, prop = self._proportion_loss(b, batch["bulk_prop"])
-        bulk_recon = F.mse_loss(p @ S.T, b)
-        sc = recon + h.lambda_kl * kl + h.lambda_proto * proto
         return {
-            "sc/loss_recon": recon,
-            "sc/loss_kl": kl,
-            "sc/loss_proto": proto,
-            "bulk/loss_prop": prop,
-            "bulk/loss_recon": bulk_recon,
-            "total": sc + h.lambda_bulk * (prop + h.lambda_bulk_recon * bulk_recon),
+            "sc/loss_recon": F.binary_cross_entropy_with_logits(out, x) if bce else F.mse_loss(x_hat, x),
+            "sc/loss_kl": (-0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(dim=1)).mean(),
+            # index_select refuses a label of -1 (a missing category), which S.T[y] would read as the last type
+            "sc/loss_proto": F.mse_loss(x_hat, self.signature().T.index_select(0, y)),
         }
+
+    def bulk_terms(self, bulk: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the two terms of bulk samples (B', G) with true proportions (B', K)."""
+        p, prop = self._proportion_loss(bulk, truth)
+        return {"bulk/loss_prop": prop, "bulk/loss_recon": F.mse_loss(p @ self.signature().T, bulk)}
+
+    def weigh_cells(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weighted sum of the cell terms."""
+        h = self.hparams
+        return terms["sc/loss_recon"] + h.lambda_kl * terms["sc/loss_kl"] + h.lambda_proto * terms["sc/loss_proto"]
+
+    def weigh_bulk(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weighted sum of the bulk terms."""
+        h = self.hparams
+        return h.lambda_bulk * (terms["bulk/loss_prop"] + h.lambda_bulk_recon * terms["bulk/loss_recon"])
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Log the terms and return the total loss; see :meth:`losses` and `on_nonfinite` for the errors."""
@@ -234,7 +247,8 @@ class HP_VADE(lp.LightningModule):
                     at = f"Parameter {name!r} is not finite at step {self.global_step}"
                     raise RuntimeError(f"{at}; this checkpoint was not written. {CURE}")
 
-    def _signature(self) -> torch.Tensor:
+    def signature(self) -> torch.Tensor:
+        """Return the signature matrix (G, K) as the losses see it, with gradient."""
         return F.softplus(self.S) if self.hparams.signature == "positive" else self.S
 
     def _moments(self, x: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:

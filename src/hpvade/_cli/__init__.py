@@ -1,0 +1,43 @@
+"""The console script ``hpvade``: one file per sub-command, heavy packages imported only when a command runs."""
+
+from typing import Annotated
+
+import typer
+
+from ._deconvolve import deconvolve
+from ._demo import demo
+from ._errors import reported
+from ._evaluate import evaluate
+from ._simulate import simulate
+from ._train import train
+
+app = typer.Typer(
+    name="hpvade",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for _command in (demo, train, deconvolve, simulate, evaluate):
+    app.command(no_args_is_help=_command is not demo)(reported(_command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"hpvade {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Cell-type composition of bulk RNA-seq from a labelled single-cell reference.
+
+    Try `hpvade demo` first: it runs on real data that the package ships. Every command explains itself with
+    --help. Results go to files; they appear only when complete.
+    """

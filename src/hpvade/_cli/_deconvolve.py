@@ -1,0 +1,145 @@
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._errors import UsageError
+from ._io import check_folder, check_input, check_output, complete, read_h5ad, write_table
+from ._options import (
+    LABELS_HELP,
+    Accelerator,
+    BulkLayer,
+    BulkUnits,
+    Epochs,
+    Fractions,
+    InputType,
+    Layer,
+    Missing,
+    SampleKey,
+    Seed,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def deconvolve(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[REF.h5ad] BULK.h5ad",
+            help="Labelled single cells (cells x genes, raw counts), left out with --model; "
+            "then bulk samples (samples x genes, counts, CPM, TPM or FPKM), in any gene order.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help=".csv: samples x types; .h5ad: BULK with the proportions in obsm. May be given twice.",
+            show_default=False,
+        ),
+    ],
+    labels_key: Annotated[str | None, typer.Option(metavar="KEY", help=LABELS_HELP)] = None,
+    layer: Layer = None,
+    bulk_layer: BulkLayer = None,
+    sample_key: SampleKey = None,
+    input_type: BulkUnits = InputType.auto,
+    missing: Annotated[
+        Missing,
+        typer.Option(help="Genes that BULK lacks: left out of the estimate (mean), not expressed (zero), or an error."),
+    ] = Missing.mean,
+    fractions: Annotated[Fractions, typer.Option(help="Fractions of cells, or of RNA.")] = Fractions.cell,
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Use the model of `hpvade train` instead of training one.")
+    ] = None,
+    save_model: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the trained model here.")] = None,
+    nnls: Annotated[
+        Path | None,
+        typer.Option(metavar="NNLS.csv", help="Write non-negative least squares too, for `hpvade evaluate --nnls`."),
+    ] = None,
+) -> None:
+    """Estimate the cell-type proportions of bulk samples.
+
+    Example: `hpvade deconvolve ref.h5ad bulk.h5ad -o proportions.csv --labels-key cell_type`
+
+    With a trained model: `hpvade deconvolve bulk.h5ad --model model/ -o proportions.csv`
+
+    The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
+    sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1.
+    """
+    training = {"--labels-key": labels_key, "--layer": layer, "--sample-key": sample_key, "--epochs": epochs}
+    training["--save-model"] = save_model
+    _check_usage(files, model, training)
+    for path in output:
+        check_output(path, ".csv", ".h5ad")
+    if nnls is not None:
+        check_output(nnls, ".csv")
+    if save_model is not None:
+        check_folder(save_model, overwrite=False)
+    check_input(files[-1])
+    from .._keys import Keys
+    from ._fit import fit, load
+
+    if model is None:
+        adata, bulk = read_h5ad(files[0]), read_h5ad(files[1])
+        _check_bulk(bulk, adata, bulk_layer, input_type.value)
+        trained = fit(
+            adata,
+            labels_key=labels_key,
+            layer=layer,
+            sample_key=sample_key,
+            epochs=epochs,
+            seed=seed,
+            accelerator=accelerator,
+        )
+    else:
+        trained, bulk = load(model, accelerator), read_h5ad(files[0])
+    proportions = trained.deconvolve(
+        bulk, layer=bulk_layer, input_type=input_type.value, missing=missing.value, fractions=fractions.value
+    )
+    with ExitStack() as stack:
+        for path in output:
+            partial = stack.enter_context(complete(path))
+            if path.suffix.lower() == ".csv":
+                write_table(proportions, partial)
+            else:
+                bulk.write_h5ad(partial)
+        if nnls is not None:
+            write_table(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)], stack.enter_context(complete(nnls)))
+        if save_model is not None:
+            trained.save(stack.enter_context(complete(save_model)))
+    for path in output:
+        typer.echo(f"{path}: {len(proportions)} samples x {proportions.shape[1]} types.")
+
+
+def _check_usage(files: list[Path], model: Path | None, training: dict) -> None:
+    """Either a reference to train on or a model, never both."""
+    if len(files) != (2 if model is None else 1):
+        raise UsageError(
+            f"Got {len(files)} files ({', '.join(map(str, files))}); "
+            "expected REF.h5ad BULK.h5ad, or BULK.h5ad alone with --model DIR."
+        )
+    if model is None and training["--labels-key"] is None:
+        raise UsageError("--labels-key KEY is missing: the column of REF.obs with the cell types.")
+    given = [name for name, value in training.items() if value is not None]
+    if model is not None and given:
+        raise UsageError(f"{', '.join(given)} belong to training; with --model DIR leave them out.")
+
+
+def _check_bulk(bulk: "AnnData", adata: "AnnData", layer: str | None, input_type: str) -> None:
+    """Refuse bulk samples that the model would refuse, before minutes of training."""
+    from ..dataloaders._bulk import read_bulk
+
+    shared = adata.var_names.intersection(bulk.var_names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_bulk(bulk, shared if len(shared) else adata.var_names, layer=layer, input_type=input_type)

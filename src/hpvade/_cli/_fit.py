@@ -1,0 +1,53 @@
+"""Train a model, or load one."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._io import check_input
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..models.hpvade._model import HPVADE
+
+
+def quiet() -> None:
+    """Keep the notes of the training libraries off the terminal; after their import, which sets the levels."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "scvi"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def fit(
+    adata: "AnnData",
+    *,
+    labels_key: str,
+    layer: str | None = None,
+    sample_key: str | None = None,
+    batch_key: str | None = None,
+    preset: str = "default",
+    epochs: int | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+) -> "HPVADE":
+    """A model trained on `adata`, with a progress bar when somebody watches."""
+    import scvi
+
+    from ..models.hpvade._model import HPVADE
+
+    quiet()
+    scvi.settings.seed = seed
+    HPVADE.setup_anndata(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
+    model = HPVADE(adata, preset=preset)
+    model.train(max_epochs=epochs, accelerator=accelerator, enable_progress_bar=sys.stdout.isatty())
+    return model
+
+
+def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
+    """The model saved in `folder`; it needs no reference."""
+    check_input(folder, folder=True)
+    from ..models.hpvade._model import HPVADE
+
+    quiet()
+    return HPVADE.load(folder, accelerator=accelerator)

@@ -1,0 +1,147 @@
+"""Read inputs, show tables, and write outputs that appear only when they are complete."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ._errors import UsageError
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def read_h5ad(path: Path) -> "ad.AnnData":
+    """The AnnData in `path`; an error names the file."""
+    check_input(path)
+    import anndata as ad
+
+    try:
+        return ad.read_h5ad(path)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Proportions from a CSV file: sample names in the first column, then one column of numbers per type."""
+    check_input(path)
+    import pandas as pd
+
+    try:
+        # as text: sample names such as 001 or NA stay what they are
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a CSV file: {error}") from error
+    if table.shape[1] < 2:
+        raise ValueError(f"{path} has no column behind the sample names; expected comma-separated values.")
+    table = table.set_index(table.columns[0])
+    for name in table:
+        try:
+            table[name] = pd.to_numeric(table[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: column {name!r} is not numeric: {error}.") from error
+    return table
+
+
+def write_table(table: "pd.DataFrame", path: Path) -> None:
+    """CSV with the sample names in the column "sample"."""
+    table.to_csv(path, index_label="sample")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Draw `figure` into a file and forget it."""
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def check_input(path: Path, *, folder: bool = False) -> None:
+    """Name what is not there, before any work starts."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist.")
+    if path.is_dir() != folder:
+        raise UsageError(f"{path} is a {'file' if folder else 'folder'}; expected a {'folder' if folder else 'file'}.")
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """Refuse, before any work starts, a file that cannot be written or whose ending says nothing of its format."""
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path} cannot be written: expected a name that ends in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; expected the name of a file.")
+    _check_writable(path.absolute().parent)
+
+
+def check_folder(path: Path, *, overwrite: bool, hint: str = "Choose another folder.") -> None:
+    """Refuse, before any work starts, a folder that cannot be written, or holds something not to be overwritten."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; expected the name of a folder.")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"{path} exists and is not empty. {hint}")
+    _check_writable(path.absolute())
+
+
+def _check_writable(folder: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file; expected a folder.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder} cannot be written to.")
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[Path]:
+    """A name to write a file or folder to; it moves to `path` when the block ends without an error.
+
+    Files of the same name are replaced; others that are in the folder `path` already stay.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path if path.is_dir() else path.parent, prefix=".hpvade-") as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        _move(partial, path)
+
+
+def _move(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        os.replace(source, target)
+        return
+    target.mkdir(exist_ok=True)
+    for child in source.iterdir():
+        _move(child, target / child.name)
+
+
+def as_text(table: "pd.DataFrame") -> str:
+    """`table` with three decimals; what is undefined is "-"."""
+    return table.to_string(float_format="{:z.3f}".format, na_rep="-")
+
+
+def show(table: "pd.DataFrame", title: str) -> None:
+    """Print `table` with three decimals; what is undefined is "-"."""
+    import numpy as np
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    grid.show_edge, grid.pad_edge, grid.collapse_padding = False, False, True
+    grid.add_column(str(table.index.name or "sample"))
+    for name in table.columns:
+        grid.add_column(Text(str(name)), justify="right")
+    for name, row in zip(table.index, table.to_numpy(dtype=float), strict=True):
+        grid.add_row(Text(str(name)), *("-" if np.isnan(value) else f"{value:z.3f}" for value in row))
+    console = Console()
+    if not console.is_terminal:
+        # nothing is cut off in a file or a pipe
+        needed = console.measure(grid, options=console.options.update(max_width=10_000)).maximum
+        console.width = max(console.width, needed)
+    console.print(grid)
+    console.print()

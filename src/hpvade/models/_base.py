@@ -1,0 +1,293 @@
+"""What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work."""
+
+import inspect
+from pathlib import Path
+
+import anndata
+import numpy as np
+import rich.pretty  # noqa: F401  scvi's view methods use it without importing it
+import torch
+from anndata import AnnData
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass, VAEMixin
+
+from ._saving import ADATA_FILE, load_tensors, read_document, read_tensors, write_model
+
+_NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
+
+
+class BaseModel(BaseModelClass):
+    """Base of all hpvade models.
+
+    List it last, after the mixins: ``class Model(VAEMethods, UnsupervisedTrainingMixin, BaseModel)``. The subclass
+    accepts ``registry=None``, passes it to ``super().__init__(adata, registry)`` and ends its ``__init__`` with
+    ``self.init_params_ = self._get_init_params(locals())``. Every attribute of the instance whose name ends with an
+    underscore is saved; see :func:`hpvade.models._encoding.encode` for the types it may hold.
+    """
+
+    def save(
+        self,
+        dir_path: str,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict | None = None,
+        legacy_mudata_format: bool = False,
+        datamodule=None,
+        **anndata_write_kwargs,
+    ) -> None:
+        """Save the model to a folder: ``model.safetensors`` and ``model.json``, nothing executable.
+
+        The folder is written whole or not at all, and the same model gives the same bytes.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write.
+        prefix
+            Put in front of the file names.
+        overwrite
+            Replace an earlier model in `dir_path`; other files in it are kept.
+        save_anndata
+            Also write the reference to ``adata.h5ad``; like every write of anndata, this turns text columns of
+            `obs` and `var` into categories.
+        save_kwargs, legacy_mudata_format, datamodule
+            In scvi-tools' signature only; refused when given.
+        **anndata_write_kwargs
+            For :meth:`anndata.AnnData.write_h5ad`; need `save_anndata`.
+
+        Raises
+        ------
+        ValueError
+            `dir_path` exists and `overwrite` is False, or holds files of these names that hpvade did not write; an
+            argument does not apply; there is no AnnData to save.
+        TypeError
+            An attribute of the model cannot be saved.
+        """
+        _refuse("save", save_kwargs=save_kwargs, legacy_mudata_format=legacy_mudata_format, datamodule=datamodule)
+        if anndata_write_kwargs and not save_anndata:
+            raise TypeError(
+                f"save() got unknown options {sorted(anndata_write_kwargs)}; did you forget save_anndata=True?"
+            )
+        if save_anndata and (self.adata is None or self.adata.isbacked):
+            found = "has no AnnData" if self.adata is None else f"reads its AnnData from {self.adata.filename}"
+            raise ValueError(f"save_anndata=True, but the model {found}. Save without it, and pass `adata` to `load`.")
+        attributes = {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if name.endswith("_") and not name.startswith("_") and name not in _NOT_SAVED
+        }
+        document = {
+            "class_name": type(self).__name__,
+            "var_names": np.asarray(self.get_var_names()),
+            # keys that start with an underscore identify the AnnData object of this process
+            "registry_": {key: value for key, value in self.registry_.items() if not key.startswith("_")},
+            "attributes": attributes,
+        }
+        adata = self.adata if save_anndata else None
+        write_model(
+            dir_path, prefix or "", overwrite, document, self.module.state_dict(), adata, **anndata_write_kwargs
+        )
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        datamodule=None,
+        allowed_classes_names_list: list[str] | None = None,
+    ):
+        """Load a model from a folder written by :meth:`save`. Nothing in the folder is executed.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        adata
+            AnnData with the genes of the model in the same order. None takes the one saved with the model, if any;
+            False loads without data.
+        accelerator
+            "auto", "cpu", "gpu" or "mps".
+        device
+            "auto", the number of the GPU, or a torch name such as "cuda:1".
+        prefix
+            Prefix of the file names.
+        backup_url, datamodule
+            In scvi-tools' signature only; refused when given.
+        allowed_classes_names_list
+            Names of other classes whose saved models are accepted.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no folder, or no model in it.
+        ValueError
+            The files were written by another program or class or by a newer hpvade, were changed or truncated, or do
+            not fit the model; the genes of `adata` differ from the model's; the device is not there.
+        """
+        _refuse("load", backup_url=backup_url, datamodule=datamodule)
+        if not (adata is None or adata is False or isinstance(adata, AnnData)):
+            raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData, None or False.")
+        device, prefix = choose_device(accelerator, device), prefix or ""
+        document = read_document(dir_path, prefix)
+        if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
+            raise ValueError(
+                f"{dir_path} holds a {document['class_name']}, not a {cls.__name__}. Use "
+                f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
+            )
+        tensors = read_tensors(dir_path, prefix, document)
+        if adata is None and document["adata"]:
+            adata = anndata.read_h5ad(Path(dir_path) / (prefix + ADATA_FILE))
+        adata = None if adata is False else adata
+        registry, attributes = document["registry_"], document["attributes"]
+        if adata is not None:
+            refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
+            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+        model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        if hasattr(model.module, "on_load"):
+            model.module.on_load(model, pyro_param_store=None)
+        load_tensors(model.module, tensors, dir_path)
+        model.to_device(device)
+        model.module.eval()
+        return model
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
+        if isinstance(adata, AnnData) and adata is not self.adata:
+            refuse_other_genes(adata, np.asarray(self.get_var_names()), "model")
+        return super()._validate_anndata(adata, copy_if_view)
+
+    @staticmethod
+    def load_registry(dir_path: str, prefix: str | None = None) -> dict:
+        """Read the registry of a saved model: the arguments of `setup_anndata` and what they found in the data."""
+        return read_document(dir_path, prefix or "")["registry_"]
+
+    @staticmethod
+    def view_setup_args(dir_path: str, prefix: str | None = None) -> None:
+        """Print the arguments of `setup_anndata` of a saved model."""
+        AnnDataManager.view_setup_method_args(BaseModel.load_registry(dir_path, prefix))
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what `setup_anndata` registered; ValueError for a model without data."""
+        self.view_anndata_setup(hide_state_registries=hide_state_registries)
+
+    def view_anndata_setup(self, adata: AnnData | None = None, hide_state_registries: bool = False) -> None:
+        """Print what `setup_anndata` registered for `adata`; ValueError for a model without data."""
+        if adata is None and self.adata is None:
+            raise ValueError("the model has no AnnData. `model.view_setup_method_args()` prints how it was set up.")
+        super().view_anndata_setup(adata, hide_state_registries)
+
+    def update_setup_method_args(self, setup_method_args: dict) -> None:
+        """Change the arguments of `setup_anndata` that the registry keeps and `load` uses."""
+        self.registry_["setup_args"].update(setup_method_args)
+
+    @classmethod
+    def convert_legacy_save(cls, *args, **kwargs):
+        """Refused: hpvade never wrote such files."""
+        raise NotImplementedError("hpvade has no older file format. Use `model.save(dir)` and `load(dir)`.")
+
+    def __repr__(self) -> str:
+        """One line: the options that differ from the defaults, training and data."""
+        init = inspect.signature(type(self).__init__).parameters
+        arguments = _init_arguments(getattr(self, "init_params_", {}))
+        options = ", ".join(
+            f"{name}={value!r}"
+            for name, value in arguments.items()
+            if name not in init or repr(value) != repr(init[name].default)
+        )
+        epochs = max((len(values) for values in (self.history_ or {}).values()), default=0)
+        status = f"trained for {epochs} epochs" if self.is_trained_ else "not trained"
+        stats = dict(self.summary_stats)
+        size = f"{stats.get('n_cells')} cells x {stats.get('n_vars')} genes"
+        labels = f", {stats['n_labels']} labels" if "n_labels" in stats else ""
+        data = "" if self.adata is not None else ", without data"
+        return f"<{type(self).__name__}({options}): {status}; {size}{labels}{data}>"
+
+
+class VAEMethods(VAEMixin):
+    """scvi's VAE methods on cells, without those that give wrong numbers in the oldest version supported."""
+
+    def get_marginal_ll(self, *args, **kwargs):
+        """Marginal log-likelihood of the cells, where the module has a ``marginal_ll``."""
+        if not hasattr(self.module, "marginal_ll"):
+            raise NotImplementedError(f"{type(self).__name__} has no marginal likelihood. Use `get_elbo()`, its bound.")
+        return super().get_marginal_ll(*args, **kwargs)
+
+    def get_aggregated_posterior(self, *args, **kwargs):
+        """Refused: scvi-tools 1.4.2 takes the variance for the standard deviation."""
+        raise NotImplementedError(
+            "the aggregated posterior is wrong in scvi-tools 1.4.2. Use `get_latent_representation(return_dist=True)`, "
+            "which gives mean and variance per cell."
+        )
+
+    def differential_abundance(self, *args, **kwargs):
+        """Refused: it stands on :meth:`get_aggregated_posterior`."""
+        raise NotImplementedError(
+            "differential abundance is wrong in scvi-tools 1.4.2. Compare proportions between samples, or use "
+            "`get_latent_representation()` with a method for neighbourhoods, such as pertpy's Milo."
+        )
+
+
+def choose_device(accelerator: str, device: int | str) -> torch.device:
+    """Find the torch device for scvi's `accelerator` and `device`; ValueError when it is not there.
+
+    Examples
+    --------
+    >>> choose_device("cpu", "auto")
+    device(type='cpu')
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = {"gpu": "cuda", "auto": "cuda" if there["cuda"] else "cpu"}.get(accelerator, accelerator)
+    if isinstance(device, str) and device != "auto" and not device.isdigit():
+        named = torch.device(device)
+        kind, device = (named.type if accelerator == "auto" else kind), (named.index or 0)
+        if kind != named.type:
+            raise ValueError(f"accelerator={accelerator!r} and device={str(named)!r} contradict each other; give one.")
+    if kind not in there:
+        raise ValueError(f"accelerator={accelerator!r} is unknown; expected 'auto', 'cpu', 'gpu' or 'mps'.")
+    if not there[kind]:
+        raise ValueError(f"accelerator={accelerator!r} was asked for, but this machine has none. Use 'auto' or 'cpu'.")
+    if kind != "cuda":
+        return torch.device(kind)
+    index = torch.cuda.current_device() if device == "auto" else int(device)
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"device={device} was asked for, but there are {torch.cuda.device_count()} GPUs, from 0.")
+    return torch.device(kind, index)
+
+
+def refuse_other_genes(adata: AnnData, genes: np.ndarray, model: str) -> None:
+    """Raise ValueError unless the genes of `adata` are `genes` in the same order; `model` is how to write the model."""
+    found = adata.var_names.astype(str)
+    if np.array_equal(found, genes):
+        return
+    if missing := list(np.asarray(genes)[~np.isin(genes, found)]):
+        raise ValueError(
+            f"{len(missing)} of the {len(genes)} genes of the model are not in adata.var_names, for example "
+            f"{', '.join(missing[:3])}. Expected the genes the model was set up with."
+        )
+    what = "in another order" if len(found) == len(genes) else f"with {len(found) - len(genes)} others"
+    raise ValueError(
+        f"adata.var_names holds the genes of the model {what}. They are not reordered silently: use "
+        f"`model_var_names = {model}.get_var_names(); adata = adata[:, model_var_names].copy()`."
+    )
+
+
+def _refuse(method: str, **arguments) -> None:
+    if given := sorted(name for name, value in arguments.items() if value):
+        raise ValueError(
+            f"{method}() does not use {', '.join(given)}: hpvade's files are not made by torch.save. Omit."
+        )
+
+
+def _init_arguments(init_params: dict) -> dict:
+    """Flatten scvi's record of the arguments of ``__init__``."""
+    arguments = dict(init_params.get("non_kwargs", {}))
+    for extra in init_params.get("kwargs", {}).values():
+        arguments |= extra
+    return arguments

@@ -1,0 +1,117 @@
+"""From bulk samples to proportions: alignment, network, refinement, cell sizes, and one write at the end."""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from ..._keys import Keys
+from ...dataloaders._bulk import read_bulk
+from ...solvers import nnls
+
+MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
+SOLVER_GENES = 1000
+ANCHOR_WEIGHT = 0.02
+SAME_PLATFORM, OTHER_PLATFORM = 0.3, 0.6
+
+
+@dataclass
+class Provenance:
+    """How a table of proportions was made; written to uns."""
+
+    hpvade_version: str
+    model: str
+    preset: str
+    fractions: str
+    input_type: str
+    refined: bool
+    n_genes: int
+    n_genes_missing: int
+    gene_overlap: float
+    platform_distance: float
+    cell_sizes: dict[str, float]
+
+
+def deconvolve(
+    model, bulk: AnnData, *, fractions: str, key_added: str, refine: bool, batch_size: int, **reading
+) -> pd.DataFrame:
+    """See `HPVADE.deconvolve`."""
+    model._require_trained("deconvolve")
+    if fractions not in ("cell", "rna"):
+        raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
+    aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
+    module = model.module
+    device = module.gene_index.device
+    values = torch.from_numpy(aligned.values)
+    shares = values / values.sum(dim=1, keepdim=True)
+    present = torch.from_numpy(aligned.present).to(device)
+    if reading["missing"] == "zero":
+        present = torch.ones_like(present)
+
+    network = torch.cat([module.predict(rows.to(device), present) for rows in shares.split(batch_size)])
+    umi = module.mean_counts.sum(dim=0)
+    distance, sizes = 0.0, umi
+    if refine and model.preset != "spec":
+        anchor = module.cells_to_rna(network, umi)
+        fit = module.refine(
+            shares.to(device), present, _depth(values).to(device), anchor, SOLVER_GENES, anchor_weight=ANCHOR_WEIGHT
+        )
+        rna = fit.rna_proportions
+        distance = platform_distance(fit.residual, fit.gene_factor)
+        sizes = umi * module.size_ratio ** trust_in_published_sizes(distance)
+    else:
+        rna = module.cells_to_rna(network, umi)
+    cells = module.rna_to_cells(rna, sizes)
+    baseline = nnls(shares.to(device)[:, present], module.mean_counts[present])
+    baseline = baseline / baseline.sum(dim=1, keepdim=True).clamp(min=1e-30)
+
+    def table(x: Tensor) -> pd.DataFrame:
+        x = x.double()
+        x = (x / x.sum(dim=1, keepdim=True)).cpu().numpy()
+        return pd.DataFrame(x, index=bulk.obs_names.copy(), columns=model.cell_types)
+
+    result, rna_table = table(cells if fractions == "cell" else rna), table(rna)
+    provenance = Provenance(
+        hpvade_version=version("hpvade"),
+        model=type(model).__name__,
+        preset=model.preset,
+        fractions=fractions,
+        input_type=aligned.input_type,
+        refined=refine and model.preset != "spec",
+        n_genes=int(aligned.present.sum()),
+        n_genes_missing=int((~aligned.present).sum()),
+        gene_overlap=float(aligned.overlap),
+        platform_distance=float(distance),
+        cell_sizes=dict(zip(model.cell_types, (sizes / sizes.mean()).double().tolist(), strict=True)),
+    )
+    bulk.obsm[key_added] = result
+    bulk.obsm[Keys.rna(key_added)] = rna_table
+    bulk.obsm[Keys.nnls(key_added)] = table(baseline)
+    bulk.uns[key_added] = asdict(provenance)
+    return result.copy()
+
+
+def platform_distance(residual: Tensor, gene_factor: Tensor) -> float:
+    """Typical log deviation of a gene between bulk and fit, the cohort's gene factor included."""
+    factor = 1.4826 * gene_factor.abs().median()
+    return float((residual.median().square() + factor.square()).sqrt())
+
+
+def trust_in_published_sizes(distance: float) -> float:
+    """Weight of pooled cell sizes against the reference's own UMI counts.
+
+    Bulk that the reference explains to within a typical deviation of 0.3 per gene was measured like the reference,
+    or summed from its cells: its RNA per cell *is* the reference's UMI counts. From 0.6 on it comes from another
+    platform, and the pooled sizes hold. In between the exponent rises linearly.
+    """
+    return float(np.clip((distance - SAME_PLATFORM) / (OTHER_PLATFORM - SAME_PLATFORM), 0, 1))
+
+
+def _depth(values: Tensor) -> Tensor:
+    """Counts per sample: the total in units of the smallest value, which is one count in any scaling of counts."""
+    smallest = torch.where(values > 0, values, torch.inf).amin(dim=1)
+    return (values.sum(dim=1) / smallest).clamp(max=MAX_DEPTH)

@@ -1,0 +1,514 @@
+"""`HPVADE`: proportions of cell types in bulk samples, from a labelled single-cell reference."""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LayerField
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from ..._keys import Keys
+from ...dataloaders._bulk import InputType, Missing
+from ...dataloaders._cell_size import cell_sizes
+from ...dataloaders._reference_checks import check_reference
+from ...dataloaders._simulate import simulate_from_cells
+from ...dataloaders._splitter import TwoStreamSplitter
+from ...dataloaders._stream import BulkSimulation
+from ...dataloaders._training_data import TrainingData
+from ...train._fit import check_options, fit, saved_split
+from ...train._plan import TwoStreamPlan
+from ...train._runner import ResumableTrainRunner
+from .._base import BaseModel, VAEMethods
+from ._deconvolve import deconvolve
+from ._options import module_options
+from ._scvi_module import HPVADEModule, LiteralModule
+
+_STEPS = 600  # optimisation steps after which the held-out loss is flat on references of 1,000 to 6,000 cells
+
+
+class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+    """Cell-type proportions of bulk RNA-seq from a labelled single-cell reference.
+
+    Two streams are learned together: a variational autoencoder of the cells, and a network that reads proportions
+    from bulk simulated from them. A signature matrix ties the two. `deconvolve` then combines the network with a
+    robust regression of the bulk on the learned signature. See the user guide for the model.
+
+    Parameters
+    ----------
+    adata
+        Reference, cells x genes, after :meth:`setup_anndata`.
+    registry
+        Registry of a saved model; used by :meth:`load`.
+    preset
+        ``"default"``: the best configuration measured; ``"spec"``: the literal specification (`HP_VADE` on log1p
+        cp10k, answers by its network alone), for comparison.
+    n_genes
+        Genes that the networks see, the ones that tell the types apart best. The signature covers all genes.
+    cell_size
+        RNA content per cell of each type, which turns fractions of RNA into fractions of cells: ``"pooled"`` (UMI
+        counts of the reference and the published tables of EPIC, quanTIseq and ABIS), ``"umi"``, one of the tables
+        ``"epic"``, ``"quantiseq"``, ``"abis"``, None (equal), or a dict ``{type: size}``.
+    **options
+        Sizes (`n_hidden`, `n_latent`, `n_layers`), `dropout_rate`, `gene_dropout` and loss weights (`lambda_*`) of
+        the module; the ones of :class:`hpvade.HP_VADE` with ``preset="spec"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is unknown or out of range; the error lists the choices.
+
+    Examples
+    --------
+    >>> import hpvade as hp
+    >>> adata, bulk = hp.datasets.pbmc_reference(), hp.datasets.pbmc_bulk()
+    >>> hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
+    >>> model = hp.HPVADE(adata)
+    >>> model.train(accelerator="cpu")  # doctest: +SKIP
+    >>> model.deconvolve(bulk)  # doctest: +SKIP
+    """
+
+    _data_splitter_cls = TwoStreamSplitter
+    _training_plan_cls = TwoStreamPlan
+    _train_runner_cls = ResumableTrainRunner
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        preset: Literal["default", "spec"] = "default",
+        n_genes: int = 2000,
+        cell_size: str | dict[str, float] | None = "pooled",
+        **options,
+    ):
+        super().__init__(adata, registry)
+        settings = module_options(preset, options)
+        if not isinstance(n_genes, int) or n_genes < 2:
+            raise ValueError(f"n_genes={n_genes!r}; expected a whole number of at least 2.")
+        cell_sizes(self.cell_types, np.ones(len(self.cell_types)), cell_size)  # refuses bad sizes before training
+        stats = self.summary_stats
+        module_cls = HPVADEModule if preset == "default" else LiteralModule
+        self.module = module_cls(stats.n_vars, min(n_genes, stats.n_vars), stats.n_labels, stats.n_batch, **settings)
+        self.preset, self.cell_size = preset, cell_size
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        sample_key: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Register the reference. Checks everything first; on an error `adata` is unchanged.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts and unique gene names.
+        labels_key
+            Column of `adata.obs` with the cell type of each cell.
+        layer
+            Layer with the counts; `adata.X` when None.
+        batch_key
+            Column with batches, which the decoder of the cells is told.
+        sample_key
+            Column with donors: signatures are averaged over them, and with three or more whole donors are held out.
+            The batches when None.
+        **kwargs
+            `source_registry`, when :meth:`load` repeats a setup.
+
+        Raises
+        ------
+        KeyError
+            A column or layer is absent.
+        ValueError
+            Labels are missing, of one type only, or ambiguous; a type has fewer than two cells; values are negative,
+            not finite, logged or all zero; genes are duplicated; `adata` is a view or empty.
+
+        Examples
+        --------
+        >>> import hpvade as hp
+        >>> adata = hp.datasets.pbmc_reference()
+        >>> hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
+        _use_sparse_matrix(adata, layer)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @property
+    def cell_types(self) -> list[str]:
+        """Names of the cell types, in the order of every result."""
+        states = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
+        return [str(name) for name in states["categorical_mapping"]]
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        batch_size: int = 128,
+        early_stopping: bool = True,
+        checkpoint_dir: str | None = None,
+        ckpt_path: str | None = None,
+        simulation_kwargs: dict | None = None,
+        plan_kwargs: dict | None = None,
+        datasplitter_kwargs: dict | None = None,
+        **trainer_kwargs,
+    ) -> None:
+        """Train on cells and on bulk that is simulated from them anew in every epoch.
+
+        With three donors or more, whole donors are held out for validation, else cells. Training stops when the total
+        loss on held-out cells and mixtures no longer falls, and the best weights are kept; so they are on Ctrl-C.
+        `adata.varm["hpvade_signatures"]` then holds :meth:`get_signature_matrix`.
+
+        Parameters
+        ----------
+        max_epochs
+            Most passes over the cells; about 600 optimisation steps when None, at least 10 epochs.
+        accelerator, devices
+            As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
+        train_size, validation_size
+            Shares of cells.
+        batch_size
+            Cells per step.
+        early_stopping
+            Stop after `early_stopping_patience` (20) epochs without a lower `validation_loss`.
+        checkpoint_dir
+            Folder for a checkpoint of every epoch, ``last.ckpt``, and the best one.
+        ckpt_path
+            Checkpoint to resume from.
+        simulation_kwargs
+            Fields of `hpvade.dataloaders._stream.BulkSimulation`, such as `n_cells` and `alpha`.
+        plan_kwargs
+            Options of `scvi.train.TrainingPlan`, such as `lr`.
+        datasplitter_kwargs
+            Options of the loader of cells, such as `num_workers`.
+        **trainer_kwargs
+            Options of `scvi.train.Trainer` and Lightning's, such as `logger` and `enable_progress_bar`.
+
+        Raises
+        ------
+        ValueError
+            The model was loaded without data; shares are out of range; early stopping without validation cells.
+        TypeError
+            An option is unknown.
+        RuntimeError
+            A loss is not finite; the model keeps the weights from before.
+        """
+        if self.adata is None:
+            raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
+        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
+        simulation = self._simulation(simulation_kwargs or {})
+        rng = TrainingData.torch_rng()
+        types, donors = self._codes(REGISTRY_KEYS.LABELS_KEY), self._codes(REGISTRY_KEYS.SAMPLE_KEY)
+        split = saved_split(self, ckpt_path)
+        if split is None:
+            split = TrainingData.split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
+        X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        data = TrainingData(
+            X,
+            types,
+            donors,
+            len(self.cell_types),
+            np.asarray(self.get_var_names()),
+            len(self.module.gene_index),
+            split,
+            rng,
+        )
+        n_cell_batches = -(-len(split[0]) // batch_size)
+        streams = data.streams(simulation, n_cell_batches)
+        n_steps = max(n_cell_batches, len(streams["train"]))
+        max_epochs = int(np.clip(-(-_STEPS // n_steps), 10, 400)) if max_epochs is None else max_epochs
+        plan_defaults = {"weight_decay": 0.0}
+        if self.preset == "default":
+            plan_defaults = {"weight_decay": 1e-6, "n_epochs_kl_warmup": max(max_epochs // 10, 1)}
+            trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
+        splitter = self._data_splitter_cls(
+            self.adata_manager, split=split, streams=streams, batch_size=batch_size, **(datasplitter_kwargs or {})
+        )
+        fit(
+            self,
+            splitter,
+            initialise=None if self.is_trained_ else lambda: self._initialise(data, streams["train"]),
+            plan_kwargs=plan_defaults | (plan_kwargs or {}),
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            checkpoint_dir=checkpoint_dir,
+            accelerator=accelerator,
+            devices=devices,
+            ckpt_path=ckpt_path,
+            **trainer_kwargs,
+        )
+        self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
+
+    def deconvolve(
+        self,
+        bulk_adata: AnnData,
+        *,
+        layer: str | None = None,
+        input_type: InputType = "auto",
+        missing: Missing = "mean",
+        fractions: Literal["cell", "rna"] = "cell",
+        key_added: str = Keys.PROPORTIONS,
+        refine: bool = True,
+        batch_size: int | None = None,
+        gene_length_key: str | None = None,
+    ) -> pd.DataFrame:
+        """Estimate the proportions of the cell types in bulk samples.
+
+        The network gives a first answer; robust regression on the learned signature, with a gene factor shared by the
+        cohort, refines it (two samples or more have a gene factor). Genes are aligned by name.
+
+        Parameters
+        ----------
+        bulk_adata
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order.
+        layer
+            Layer with the values; `bulk_adata.X` when None.
+        input_type
+            ``"auto"`` tells counts from linear normalised values and refuses logged ones; ``"counts"``, ``"cpm"``,
+            ``"tpm"``, ``"fpkm"`` are taken as linear; ``"log1p"`` and ``"log2"`` are undone.
+        missing
+            Genes of the model that the bulk lacks: left out with a warning (``"mean"``), taken as zero expression
+            (``"zero"``) or refused (``"error"``). Below half of the genes it is an error in any case.
+        fractions
+            ``"cell"``: fractions of cells; ``"rna"``: fractions of RNA.
+        key_added
+            `bulk_adata.obsm` key of the result.
+        refine
+            False returns the network's answer alone, at over ten thousand samples per second.
+        batch_size
+            Samples per pass of the network; 4096 when None.
+        gene_length_key
+            Column of `bulk_adata.var` with gene lengths in bases, to divide full-length counts by.
+
+        Returns
+        -------
+        Samples x types, rows sum to one. The same table is written to ``bulk_adata.obsm[key_added]``, fractions of
+        RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to ``obsm[key_added + "_nnls"]`` and how they were made to
+        ``bulk_adata.uns[key_added]``.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        ValueError, KeyError
+            The bulk is logged, transposed, empty, shares too few genes, or holds negative or non-finite values; an
+            option is unknown. `bulk_adata` is then unchanged.
+        """
+        return deconvolve(
+            self,
+            bulk_adata,
+            layer=layer,
+            input_type=input_type,
+            missing=missing,
+            fractions=fractions,
+            key_added=key_added,
+            refine=refine,
+            batch_size=batch_size or 4096,
+            gene_length_key=gene_length_key,
+        )
+
+    def evaluate(
+        self, bulk_adata: AnnData, truth: str | pd.DataFrame = Keys.TRUE_PROPORTIONS, **kwargs
+    ) -> pd.DataFrame:
+        """Compare :meth:`deconvolve` with the truth, beside NNLS and the constant predictor; `bulk_adata` is unchanged.
+
+        Parameters
+        ----------
+        bulk_adata
+            Bulk samples.
+        truth
+            Fractions of cells (samples x types), or their key in `bulk_adata.obsm`.
+        **kwargs
+            For :meth:`deconvolve`.
+
+        Returns
+        -------
+        One row per predictor, as `hpvade.tl.evaluate`.
+        """
+        from ...tl import evaluate
+
+        scratch = bulk_adata.copy()
+        key = truth if isinstance(truth, str) else Keys.TRUE_PROPORTIONS
+        if not isinstance(truth, str):
+            scratch.obsm[key] = truth.loc[scratch.obs_names]
+        self.deconvolve(scratch, **kwargs)
+        return evaluate(scratch, key, prediction_key=kwargs.get("key_added", Keys.PROPORTIONS))
+
+    def get_signature_matrix(self, *, normalize: Literal["cpm"] | None = None) -> pd.DataFrame:
+        """Learned signatures (genes x types): mean counts per cell, or counts per million with ``normalize="cpm"``.
+
+        With ``preset="spec"`` the literal matrix in log1p cp10k, NaN for genes that the model does not use.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        ValueError
+            `normalize` is unknown, or asked for with ``preset="spec"``.
+        """
+        self._require_trained("get_signature_matrix")
+        if normalize not in (None, "cpm"):
+            raise ValueError(f"normalize={normalize!r} is unknown; expected None or 'cpm'.")
+        if normalize and self.preset == "spec":
+            raise ValueError("the literal signature is in log1p cp10k; expected normalize=None.")
+        matrix = self.module.signature().detach().cpu().numpy()
+        if normalize == "cpm":
+            matrix = matrix / matrix.sum(axis=0) * 1e6
+        return pd.DataFrame(matrix, index=pd.Index(self.get_var_names()), columns=self.cell_types)
+
+    @torch.inference_mode()
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: np.ndarray | None = None,
+        *,
+        transform_batch: str | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Denoised expression of cells (cells x genes that the model uses), decoded from the posterior mean.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the reference; the reference when None.
+        indices
+            Cells; all when None.
+        transform_batch
+            Decode as if all cells came from this batch.
+        library_size
+            What a row sums to; ``"latent"``: the cell's own counts on these genes.
+        batch_size
+            Cells per pass.
+
+        Raises
+        ------
+        NotImplementedError
+            With ``preset="spec"``, whose decoder has no scale.
+        ValueError
+            `transform_batch` is unknown.
+        """
+        if self.preset == "spec":
+            raise NotImplementedError(
+                "the literal decoder is unbounded. Use preset='default', or hpvade.HP_VADE.decode."
+            )
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        order = np.sort(indices)  # backed data come in this order, whatever is asked for
+        batch = None if transform_batch is None else self._batch_code(transform_batch)
+        rows = []
+        for tensors in self._make_data_loader(adata, order, batch_size):
+            outputs, generated = self.module.forward(
+                tensors,
+                generative_kwargs={},
+                get_generative_input_kwargs={"transform_batch": batch},
+                compute_loss=False,
+            )
+            size = outputs["library"] if library_size == "latent" else library_size
+            rows.append((generated["px"].get_normalized("scale") * size).cpu().numpy())
+        genes = np.asarray(self.get_var_names())[self.module.gene_index.cpu().numpy()]
+        table = pd.DataFrame(np.concatenate(rows), index=adata.obs_names[order], columns=genes)
+        return table.iloc[np.searchsorted(order, indices)]
+
+    def simulate_bulk(
+        self,
+        n_samples: int,
+        *,
+        n_cells: int = 1000,
+        alpha: float = 1.0,
+        sparse: float = 0.0,
+        seed: int | None = None,
+        indices: np.ndarray | None = None,
+    ) -> AnnData:
+        """Simulate bulk from the reference, or from some of its cells; see `hpvade.pp.simulate_bulk`.
+
+        Parameters
+        ----------
+        n_samples, n_cells, alpha, sparse, seed
+            See `hpvade.pp.simulate_bulk`.
+        indices
+            Cells to draw from, such as `model.validation_indices`; all when None.
+        """
+        if self.adata is None:
+            raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
+        return simulate_from_cells(
+            self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
+            self._codes(REGISTRY_KEYS.LABELS_KEY),
+            self._codes(REGISTRY_KEYS.SAMPLE_KEY),
+            self.cell_types,
+            self.adata.var_names,
+            n_samples,
+            n_cells=n_cells,
+            alpha=alpha,
+            sparse_share=sparse,
+            seed=seed,
+            indices=indices,
+        )
+
+    def _simulation(self, given: dict) -> BulkSimulation:
+        defaults = {} if self.preset == "default" else {"noise": None, "prior": {"dirichlet": 1.0}}
+        try:
+            return BulkSimulation(**defaults | given)
+        except TypeError as error:
+            fields = list(BulkSimulation.__dataclass_fields__)
+            raise TypeError(f"simulation_kwargs={given}; expected some of {fields}.") from error
+
+    def _initialise(self, data: TrainingData, stream) -> None:
+        """Fill the module from the training cells."""
+        mean_counts = data.signature.mean_counts
+        umi = mean_counts.sum(axis=0)
+        sizes = cell_sizes(self.cell_types, umi, self.cell_size)
+        ratio = sizes / umi
+        tensors = (data.gene_index, data.gene_score, mean_counts, data.signature.composition, ratio / ratio.mean())
+        self.module.set_reference(*(torch.as_tensor(value) for value in tensors))
+        bulk = torch.cat([batch["bulk"] for batch in stream])
+        self.module.initialise(data.some_cells(), bulk)
+
+    def _codes(self, key: str) -> np.ndarray:
+        return self.adata_manager.get_from_registry(key).ravel().astype(np.int64)
+
+    def _batch_code(self, name: str) -> int:
+        states = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        names = [str(value) for value in states["categorical_mapping"]]
+        if str(name) not in names:
+            raise ValueError(f"transform_batch={name!r} is not a batch; expected one of {names}.")
+        return names.index(str(name))
+
+    def _require_trained(self, method: str) -> None:
+        if not self.is_trained_:
+            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
+
+
+def _use_sparse_matrix(adata: AnnData, layer: str | None) -> None:
+    """Turn a SciPy sparse *array*, which scvi cannot read, into the same matrix; values do not change."""
+    X = adata.X if layer is None else adata.layers[layer]
+    if isinstance(X, sparse.sparray):
+        matrix = sparse.csr_matrix(X)
+        if layer is None:
+            adata.X = matrix
+        else:
+            adata.layers[layer] = matrix

@@ -1,0 +1,325 @@
+"""The modules that scvi-tools trains: the default engine, and the literal `HP_VADE` behind the same interface.
+
+`forward` is the cell stream, `bulk_losses` the stream of simulated bulk; `predict` gives fractions for bulk.
+"""
+
+import torch
+from scvi.distributions import NegativeBinomial
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
+
+from ...nn._blocks import dead_unit_share, hidden_layers
+from ...nn._normalize import Standardizer, log1p_cp10k
+from ...solvers import robust
+from ._module import HP_VADE
+
+
+class DeconvolutionModule(BaseModuleClass):
+    """What both configurations share: buffers filled from the reference, and the interface of the two streams.
+
+    Parameters
+    ----------
+    n_vars, n_genes, n_types, n_batch
+        Genes of the data, genes the networks see, cell types, batches.
+    """
+
+    def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1):
+        super().__init__()
+        self.n_types, self.n_batch = n_types, n_batch
+        self.register_buffer("gene_index", torch.arange(n_genes))
+        self.register_buffer("gene_score", torch.zeros(n_vars))
+        self.register_buffer("mean_counts", torch.ones(n_vars, n_types))
+        self.register_buffer("composition", torch.full((n_types,), 1 / n_types))
+        self.register_buffer("size_ratio", torch.ones(n_types))
+
+    @torch.no_grad()
+    def set_reference(self, gene_index, gene_score, mean_counts, composition, size_ratio) -> None:
+        """Fill the buffers with what the training cells say."""
+        for name, value in locals().items():
+            if name != "self":
+                getattr(self, name).copy_(value)
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
+        return {"x": tensors["X"]}
+
+    def _get_generative_input(self, tensors, inference_outputs, transform_batch=None, **kwargs) -> dict[str, Tensor]:
+        batch = tensors["batch"].long() if "batch" in tensors else torch.zeros_like(tensors["labels"]).long()
+        if transform_batch is not None:
+            batch = torch.full_like(batch, transform_batch)
+        return {"z": inference_outputs["z"], "library": inference_outputs["library"], "batch_index": batch}
+
+    def rna_to_cells(self, rna: Tensor, sizes: Tensor) -> Tensor:
+        """Fractions of cells from fractions of RNA: f_k = (r_k / m_k) / sum_j (r_j / m_j)."""
+        return _close(rna / sizes)
+
+    def cells_to_rna(self, cells: Tensor, sizes: Tensor) -> Tensor:
+        """Fractions of RNA from fractions of cells: r_k = f_k m_k / sum_j f_j m_j."""
+        return _close(cells * sizes)
+
+
+class HPVADEModule(DeconvolutionModule):
+    r"""The default engine: a count VAE over cells, a signature in linear space, a scale-free proportion network.
+
+    Cells: q(z|x) from standardised log1p cp10k, counts negative binomial around library x softmax decoder.
+    Signature: :math:`S = \exp(\log S)`, mean counts per cell, trained by the multinomial likelihood of the
+    counts of cells of its type, by the simulated bulk at its true fractions, and a prior around the donor-averaged start.
+    Bulk: fractions of cells from a network on scale-free input, KL divergence to the realised fractions.
+    Every term is a mean over genes or samples, so that the weights compare.
+
+    Parameters
+    ----------
+    n_vars, n_genes, n_types, n_batch
+        See `DeconvolutionModule`.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Sizes of the networks.
+    lambda_kl, lambda_proto, lambda_ref, lambda_bulk, lambda_bulk_recon
+        Weights of the KL divergence, the signature's likelihood, its prior, the bulk terms, the bulk reconstruction.
+    gene_dropout
+        Most genes hidden from the proportion network in training, so that bulk lacking genes needs no retraining.
+    """
+
+    def __init__(
+        self,
+        n_vars: int,
+        n_genes: int,
+        n_types: int,
+        n_batch: int = 1,
+        *,
+        n_hidden: int,
+        n_latent: int,
+        n_layers: int,
+        dropout_rate: float,
+        lambda_kl: float,
+        lambda_proto: float,
+        lambda_ref: float,
+        lambda_bulk: float,
+        lambda_bulk_recon: float,
+        gene_dropout: float,
+    ):
+        super().__init__(n_vars, n_genes, n_types, n_batch)
+        self.lambda_kl, self.lambda_proto, self.lambda_ref = lambda_kl, lambda_proto, lambda_ref
+        self.lambda_bulk, self.lambda_bulk_recon, self.gene_dropout = lambda_bulk, lambda_bulk_recon, gene_dropout
+        self.cell_input = Standardizer(n_genes, scale_free=False)
+        self.encoder = hidden_layers(n_genes, n_hidden, 1, dropout_rate)
+        self.posterior = nn.Linear(n_hidden, 2 * n_latent)
+        n_covariates = n_batch if n_batch > 1 else 0
+        self.decoder = hidden_layers(n_latent + n_covariates, n_hidden, 1, 0.0)
+        self.profile = nn.Linear(n_hidden, n_genes)
+        self.log_theta = nn.Parameter(torch.zeros(n_genes))
+        self.log_S = nn.Parameter(torch.zeros(n_vars, n_types))
+        self.register_buffer("log_S_ref", torch.zeros(n_vars, n_types))
+        self.register_buffer("bulk_weight", torch.ones(n_genes))
+        self.bulk_input = Standardizer(n_genes, scale_free=True)
+        self.bulk_hidden = hidden_layers(n_genes, n_hidden, n_layers, dropout_rate)
+        self.bulk_logits = nn.Linear(n_hidden, n_types)
+
+    @torch.no_grad()
+    def initialise(self, cells: Tensor, bulk: Tensor) -> None:
+        """Start from the reference: signature, input statistics and the decoder's bias, from training data only.
+
+        Parameters
+        ----------
+        cells
+            Counts of training cells (cells x all genes); a sample of them will do.
+        bulk
+            Simulated training bulk (samples x model genes).
+        """
+        self.log_S_ref.copy_((self.mean_counts + 1e-3).log())
+        self.log_S.copy_(self.log_S_ref)
+        cells = cells[:, self.gene_index]
+        self.cell_input.fit(cells)
+        self.bulk_input.fit(bulk)
+        precision = 1 / log1p_cp10k(bulk).var(dim=0, correction=0).clamp(min=1e-2)
+        self.bulk_weight.copy_(precision / precision.mean())
+        self.profile.bias.copy_((cells.mean(dim=0) + 1e-3).log())
+
+    def signature(self) -> Tensor:
+        """S (all genes x types): mean counts per cell, positive."""
+        return self.log_S.exp()
+
+    @auto_move_data
+    def inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Tensor | Normal]:
+        """Posterior of the latent representation."""
+        x = x[:, self.gene_index]
+        mean, raw = self.posterior(self.encoder(self.cell_input(x))).chunk(2, dim=1)
+        qz = Normal(mean, nn.functional.softplus(raw) + 1e-4)
+        z = qz.rsample() if n_samples == 1 else qz.rsample((n_samples,))
+        return {"qz": qz, "z": z, "library": x.sum(dim=1, keepdim=True)}
+
+    @auto_move_data
+    def generative(self, z: Tensor, library: Tensor, batch_index: Tensor) -> dict[str, NegativeBinomial]:
+        """Distribution of the counts of the model's genes."""
+        if self.n_batch > 1:
+            covariates = one_hot(batch_index.flatten(), self.n_batch).to(z.dtype)
+            z = torch.cat([z, covariates.expand(*z.shape[:-1], -1)], dim=-1)
+        hidden = self.decoder(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+        scale = softmax(self.profile(hidden), dim=-1)
+        return {"px": NegativeBinomial(mu=scale * library, theta=self.log_theta.exp(), scale=scale)}
+
+    def loss(self, tensors, inference_outputs, generative_outputs, kl_weight: float = 1.0) -> LossOutput:
+        """Loss of the cell stream; `reconstruction_loss` and `kl_local` per cell in nats."""
+        x = tensors["X"][:, self.gene_index]
+        labels = tensors["labels"].long().flatten()
+        n_genes = x.shape[1]
+        reconstruction = -generative_outputs["px"].log_prob(x).sum(dim=-1)
+        kl = _kl_to_standard(inference_outputs["qz"])
+        # multinomial likelihood of the cells' counts under their type's column: its optimum is the mean, not a mean log
+        log_prototype = log_softmax(self.log_S[self.gene_index], dim=0).T[labels]
+        proto = -(x * log_prototype).sum() / x.sum().clamp(min=1)
+        prior = (self.log_S - self.log_S_ref)[self.gene_index].square().mean()
+        cells = (reconstruction.mean() + kl_weight * self.lambda_kl * kl.mean()) / n_genes
+        loss = cells + self.lambda_proto * proto + self.lambda_ref * prior
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            extra_metrics={"cells": cells.detach(), "proto": proto, "prior": prior},
+        )
+
+    def logits(self, bulk: Tensor, present: Tensor | None = None) -> Tensor:
+        """Logits of the fractions of cells (samples x types) from bulk on the model's genes, any scale."""
+        return self.bulk_logits(self.bulk_hidden(self.bulk_input(bulk, present)))
+
+    def bulk_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the bulk stream, its parts and monitored values."""
+        bulk, truth = batch["bulk"], batch["proportions"]
+        present = None
+        if self.training and self.gene_dropout > 0:
+            kept = 1 - self.gene_dropout * torch.rand((), device=bulk.device)
+            present = (torch.rand(bulk.shape[1], device=bulk.device) < kept).float()
+        logits = self.logits(bulk, present)
+        prop = _kl(truth, logits)
+        mixture = truth @ self.signature()[self.gene_index].T
+        recon = (self.bulk_weight * (log1p_cp10k(mixture) - log1p_cp10k(bulk)).square()).mean()
+        monitored = _monitor(truth, logits.detach())
+        if not self.training:
+            monitored["dead_units"] = torch.tensor(dead_unit_share(self.bulk_hidden, self.bulk_input(bulk)))
+        loss = self.lambda_bulk * (prop + self.lambda_bulk_recon * recon)
+        return loss, {"prop": prop, "bulk_recon": recon, **monitored}
+
+    def shared_terms(self, cells: LossOutput, bulk: dict[str, Tensor]) -> tuple[nn.Parameter, dict[str, Tensor]]:
+        """The parameter that both streams train, and the weighted terms that reach it."""
+        return self.log_S, {
+            "proto": self.lambda_proto * cells.extra_metrics["proto"],
+            "prior": self.lambda_ref * cells.extra_metrics["prior"],
+            "bulk_recon": self.lambda_bulk * self.lambda_bulk_recon * bulk["bulk_recon"],
+        }
+
+    @torch.inference_mode()
+    def predict(self, bulk: Tensor, present: Tensor) -> Tensor:
+        """Fractions of cells by the network alone, RNA content as in the reference; (samples x types).
+
+        `bulk` (samples x all genes) on any linear scale; `present` bool (all genes,).
+        """
+        return softmax(self.logits(bulk[:, self.gene_index], present[self.gene_index].float()), dim=1)
+
+    @torch.inference_mode()
+    def refine(self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, n_genes: int, **options):
+        """Robust regression on the learned signature over the most informative genes that the bulk has.
+
+        Returns `hpvade.solvers.RobustFit`; `bulk` (samples x all genes) as shares of the sample's total.
+        """
+        score = torch.where(present, self.gene_score, torch.zeros_like(self.gene_score))
+        genes = score.argsort(descending=True, stable=True)[: min(n_genes, int((score > 0).sum()))]
+        signature = self.signature()
+        return robust(bulk[:, genes], (signature / signature.sum(dim=0))[genes], depth=depth, anchor=anchor, **options)
+
+
+class LiteralModule(DeconvolutionModule):
+    """The specification as written: `HP_VADE` on log1p cp10k of the model's genes.
+
+    Parameters
+    ----------
+    n_vars, n_genes, n_types, n_batch
+        See `DeconvolutionModule`.
+    n_hidden, n_latent, lambda_kl, lambda_proto, lambda_bulk, lambda_bulk_recon
+        Arguments of `HP_VADE`.
+    """
+
+    def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, *, n_latent: int, **options):
+        super().__init__(n_vars, n_genes, n_types, n_batch)
+        self.literal = HP_VADE(n_genes, n_latent, n_types, **options)
+
+    def initialise(self, cells: Tensor, bulk: Tensor) -> None:
+        """Nothing to start from: the literal signature starts from Xavier noise."""
+
+    def signature(self) -> Tensor:
+        """S (all genes x types) in log1p cp10k units; NaN for genes that the model does not use."""
+        full = torch.full_like(self.mean_counts, torch.nan)
+        full[self.gene_index] = self.literal.signature().detach()
+        return full
+
+    @auto_move_data
+    def inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Tensor | Normal]:
+        """Posterior of the latent representation."""
+        x = x[:, self.gene_index]
+        mean, log_variance = self.literal.encode(log1p_cp10k(x))
+        qz = Normal(mean, torch.exp(0.5 * log_variance))
+        if n_samples > 1:
+            z = qz.sample((n_samples,))
+        else:
+            z = self.literal.reparameterize(mean, log_variance)
+        return {"qz": qz, "z": z, "library": x.sum(dim=1, keepdim=True)}
+
+    @auto_move_data
+    def generative(self, z: Tensor, library: Tensor, batch_index: Tensor) -> dict[str, Normal]:
+        """Reconstruction in log1p cp10k."""
+        return {"px": Normal(self.literal.decode(z), 1.0)}
+
+    def loss(self, tensors, inference_outputs, generative_outputs) -> LossOutput:
+        """Loss of the cell stream; `reconstruction_loss` is the squared error per cell, summed over genes."""
+        x = log1p_cp10k(tensors["X"][:, self.gene_index])
+        qz, x_hat = inference_outputs["qz"], generative_outputs["px"].loc
+        terms = self.literal.cell_terms(x, tensors["labels"].long().flatten(), qz.loc, 2 * qz.scale.log(), x_hat)
+        return LossOutput(
+            loss=self.literal.weigh_cells(terms),
+            reconstruction_loss=(x_hat - x).square().sum(dim=-1),
+            kl_local=_kl_to_standard(qz),
+            extra_metrics={"proto": terms["sc/loss_proto"]},
+        )
+
+    def bulk_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the bulk stream, its parts and monitored values."""
+        bulk = log1p_cp10k(batch["bulk"])
+        terms = self.literal.bulk_terms(bulk, batch["proportions"])
+        monitored = _monitor(batch["proportions"], self.literal.deconv_net.logits(bulk).detach())
+        if not self.training:
+            monitored["dead_units"] = torch.tensor(dead_unit_share(self.literal.deconv_net.mlp, bulk))
+        parts = {"prop": terms["bulk/loss_prop"], "bulk_recon": terms["bulk/loss_recon"]}
+        return self.literal.weigh_bulk(terms), parts | monitored
+
+    def shared_terms(self, cells: LossOutput, bulk: dict[str, Tensor]) -> tuple[nn.Parameter, dict[str, Tensor]]:
+        """The parameter that both streams train, and the weighted terms that reach it."""
+        weights = self.literal.hparams
+        return self.literal.S, {
+            "proto": weights["lambda_proto"] * cells.extra_metrics["proto"],
+            "bulk_recon": weights["lambda_bulk"] * weights["lambda_bulk_recon"] * bulk["bulk_recon"],
+        }
+
+    @torch.inference_mode()
+    def predict(self, bulk: Tensor, present: Tensor) -> Tensor:
+        """Fractions of cells by the network; see `HPVADEModule.predict`. Genes that the bulk lacks enter as zero."""
+        return self.literal(log1p_cp10k(bulk[:, self.gene_index]))
+
+
+def _close(x: Tensor, dim: int = -1) -> Tensor:
+    return x / x.sum(dim=dim, keepdim=True).clamp(min=1e-30)
+
+
+def _kl_to_standard(qz: Normal) -> Tensor:
+    """KL(q(z|x) || N(0, I)) per cell."""
+    return kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=-1)
+
+
+def _kl(truth: Tensor, logits: Tensor) -> Tensor:
+    """KL(truth || softmax(logits)), mean over samples."""
+    return cross_entropy(logits, truth) - torch.special.entr(truth).sum(dim=1).mean()
+
+
+def _monitor(truth: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    """RMSE of the fractions and the skill against predicting the batch's mean for every sample."""
+    rmse = (softmax(logits, dim=1) - truth).square().mean().sqrt()
+    constant = (truth - truth.mean(dim=0)).square().mean().sqrt()
+    return {"rmse": rmse, "rmse_skill": 1 - rmse / constant.clamp(min=1e-12)}

@@ -1,0 +1,53 @@
+"""The one transform in which expression is compared, and standardisation with stored statistics."""
+
+import torch
+from torch import Tensor, nn
+
+CLIP = 6.0
+
+
+def log1p_cp10k(x: Tensor) -> Tensor:
+    """log(1 + counts per ten thousand) over the last dimension; the same for any positive multiple of a row."""
+    return torch.log1p(1e4 * x / x.sum(dim=-1, keepdim=True).clamp(min=1e-30))
+
+
+class Standardizer(nn.Module):
+    """log1p cp10k, standardised per gene with statistics of the training data, which are part of the state dict.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    scale_free
+        First subtract each sample's mean over genes and divide by its standard deviation, which removes what differs
+        between platforms for all genes alike, such as dynamic range (bulk). Off for cells.
+    """
+
+    def __init__(self, n_genes: int, *, scale_free: bool):
+        super().__init__()
+        self.scale_free = scale_free
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("std", torch.ones(n_genes))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set the statistics from linear expression `x` (samples x genes); standard deviations are at least 0.01."""
+        t = self._transform(x, None)
+        self.mean.copy_(t.mean(dim=0))
+        self.std.copy_(t.std(dim=0, correction=0).clamp(min=1e-2))
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Standardised input (samples x genes), clipped to +-6; genes not in the mask `present` (genes,) become 0."""
+        z = ((self._transform(x, present) - self.mean) / self.std).clamp(-CLIP, CLIP)
+        return z if present is None else z * present
+
+    def _transform(self, x: Tensor, present: Tensor | None) -> Tensor:
+        if present is not None:
+            x = x * present
+        t = log1p_cp10k(x)
+        if not self.scale_free:
+            return t
+        weight = torch.ones_like(t[0]) if present is None else present.to(t.dtype)
+        mean = (t * weight).sum(dim=1, keepdim=True) / weight.sum()
+        variance = ((t - mean).square() * weight).sum(dim=1, keepdim=True) / weight.sum()
+        return (t - mean) / variance.sqrt().clamp(min=1e-6)

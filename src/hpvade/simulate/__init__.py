@@ -1,0 +1,16 @@
+"""Simulated bulk from labelled cells, in NumPy and SciPy: what training sees is what `hpvade.pp.simulate_bulk` returns."""
+
+from ._chunks import ChunkSums, assign_chunks, cells_as_chunks
+from ._composition import TRAINING_PRIOR, sample_proportions
+from ._mixing import Mixtures, PlatformNoise, draw_mixtures
+
+__all__ = [
+    "TRAINING_PRIOR",
+    "ChunkSums",
+    "Mixtures",
+    "PlatformNoise",
+    "assign_chunks",
+    "cells_as_chunks",
+    "draw_mixtures",
+    "sample_proportions",
+]

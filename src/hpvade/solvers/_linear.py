@@ -1,0 +1,89 @@
+"""Non-negative least squares for a whole cohort at once."""
+
+import torch
+from torch import Tensor
+
+
+def coordinate_descent(
+    gram: Tensor, target: Tensor, start: Tensor | None = None, *, n_sweeps: int = 1000, tolerance: float = 1e-10
+) -> Tensor:
+    r"""Minimise :math:`\tfrac12 b^\top A b - t^\top b` over :math:`b \ge 0`, for every sample, by cyclic coordinates.
+
+    Parameters
+    ----------
+    gram
+        :math:`A`, positive semi-definite, (types x types) shared by all samples or (samples x types x types).
+    target
+        :math:`t` (samples x types).
+    start
+        First guess (samples x types); zeros when None.
+    n_sweeps
+        Most passes over the types.
+    tolerance
+        Stop when no coefficient moved by more than this share of the largest one.
+
+    Returns
+    -------
+    :math:`b` (samples x types).
+    """
+    gram = gram.expand(len(target), -1, -1)
+    solution = torch.zeros_like(target) if start is None else start.clone()
+    diagonal = torch.diagonal(gram, dim1=1, dim2=2)
+    step = torch.where(diagonal > 0, 1 / diagonal.clamp(min=torch.finfo(gram.dtype).tiny), 0.0)
+    for _ in range(n_sweeps):
+        moved = torch.zeros((), dtype=gram.dtype, device=gram.device)
+        for k in range(target.shape[1]):
+            gradient = target[:, k] - (gram[:, k] * solution).sum(dim=1)
+            new = (solution[:, k] + gradient * step[:, k]).clamp(min=0)
+            moved = torch.maximum(moved, (new - solution[:, k]).abs().max())
+            solution[:, k] = new
+        if moved <= tolerance * solution.abs().max():
+            break
+    return solution
+
+
+def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
+    r"""Non-negative least squares :math:`\min_{b \ge 0} \sum_g (y_g - \sum_k s_{gk} b_k)^2` for every sample.
+
+    The baseline that every table prints. With mean counts per cell as `signature`, `b` is proportional to numbers of
+    cells; with columns that sum to one, to RNA.
+
+    Parameters
+    ----------
+    bulk
+        (samples x genes), linear scale.
+    signature
+        (genes x types), linear scale.
+
+    Returns
+    -------
+    Coefficients (samples x types) in float64, not normalised.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of genes differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> signature = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> nnls(torch.tensor([[2.0, 3.0, 4.0]]), signature).round(decimals=4)
+    tensor([[1., 3.]], dtype=torch.float64)
+    """
+    check_shapes(bulk, signature)
+    signature = signature.double()
+    # equal column norms: the solution is the same and coordinate descent converges faster
+    scale = signature.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
+    unit = signature / scale
+    target = bulk.to(unit.dtype) @ unit
+    return coordinate_descent(unit.T @ unit, target) / scale
+
+
+def check_shapes(bulk: Tensor, signature: Tensor) -> None:
+    """Raise ValueError unless (samples x genes) meets (genes x types)."""
+    if bulk.ndim != 2 or signature.ndim != 2 or bulk.shape[1] != signature.shape[0]:
+        raise ValueError(
+            f"bulk has shape {tuple(bulk.shape)} and signature {tuple(signature.shape)}; expected (samples x genes) "
+            "and (genes x types) with the same genes"
+        )

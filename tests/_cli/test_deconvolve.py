@@ -1,0 +1,101 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import hpvade as hp
+from hpvade._cli._io import read_table
+
+TRAINING = ["--labels-key", "cell_type", "--epochs", 2, "--accelerator", "cpu"]
+
+
+def test_hp17_the_cli_writes_the_csv_of_the_python_interface(run, files, model, tmp_path):
+    run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "p.csv")
+    bulk = ad.read_h5ad(files.bulk)
+    expected = hp.HPVADE.load(model).deconvolve(bulk)
+    written = read_table(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().startswith("sample,type_0,type_1,type_2\n")
+    assert list(written.index) == list(bulk.obs_names)
+    np.testing.assert_allclose(written, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(written.sum(axis=1), 1, atol=1e-5)
+
+
+def test_training_and_deconvolving_equals_train_then_deconvolve(run, files, model, tmp_path):
+    run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "two.csv")
+    run("deconvolve", files.ref, files.bulk, *TRAINING, "-o", tmp_path / "one.csv", "--save-model", tmp_path / "m")
+    np.testing.assert_allclose(read_table(tmp_path / "one.csv"), read_table(tmp_path / "two.csv"), rtol=0, atol=1e-6)
+    run("deconvolve", files.bulk, "--model", tmp_path / "m", "-o", tmp_path / "again.csv")
+    np.testing.assert_allclose(read_table(tmp_path / "one.csv"), read_table(tmp_path / "again.csv"), rtol=0, atol=1e-6)
+
+
+def test_csv_h5ad_and_nnls_in_one_run(run, files, model, tmp_path):
+    outputs = ["-o", tmp_path / "p.csv", "-o", tmp_path / "p.h5ad", "--nnls", tmp_path / "nnls.csv"]
+    result = run("deconvolve", files.bulk, "--model", model, *outputs)
+    assert "p.csv: 6 samples x 3 types." in result.stdout and "p.h5ad: 6 samples" in result.stdout
+    bulk, before = ad.read_h5ad(tmp_path / "p.h5ad"), ad.read_h5ad(files.bulk)
+    np.testing.assert_array_equal(bulk.X, before.X)
+    written = read_table(tmp_path / "p.csv")
+    pd.testing.assert_frame_equal(bulk.obsm["hpvade_proportions"].astype(float), written, check_names=False, rtol=1e-6)
+    nnls = read_table(tmp_path / "nnls.csv")
+    pd.testing.assert_frame_equal(
+        bulk.obsm["hpvade_proportions_nnls"].astype(float), nnls, check_names=False, rtol=1e-6
+    )
+
+
+def test_the_options_reach_the_model(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.layers["log"] = np.log1p(bulk.X)
+    bulk.write_h5ad(tmp_path / "b.h5ad")
+    options = ["--bulk-layer", "log", "--input-type", "log1p", "--fractions", "rna"]
+    run("deconvolve", tmp_path / "b.h5ad", "--model", model, *options, "-o", tmp_path / "p.csv")
+    expected = hp.HPVADE.load(model).deconvolve(bulk, fractions="rna")
+    np.testing.assert_allclose(read_table(tmp_path / "p.csv"), expected, atol=1e-3)
+    lacking = bulk[:, :100].copy()
+    lacking.write_h5ad(tmp_path / "few.h5ad")
+    result = run(
+        "deconvolve", tmp_path / "few.h5ad", "--model", model, "--missing", "error", "-o", tmp_path / "q.csv", code=1
+    )
+    assert "missing are 20" in result.stderr and not (tmp_path / "q.csv").exists()
+
+
+def test_logged_bulk_is_refused_before_training(run, files, tmp_path, monkeypatch):
+    def fit(*_, **__):
+        pytest.fail("trained before the bulk was checked")
+
+    monkeypatch.setattr("hpvade._cli._fit.fit", fit)
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.X = np.log1p(bulk.X)
+    bulk.write_h5ad(tmp_path / "b.h5ad")
+    result = run("deconvolve", files.ref, tmp_path / "b.h5ad", *TRAINING, "-o", tmp_path / "p.csv", code=1)
+    assert "looks log-transformed" in result.stderr and result.stderr.count("\n") == 1
+    bulk.var_names = [f"ENSG{i:011d}" for i in range(bulk.n_vars)]
+    bulk.write_h5ad(tmp_path / "b.h5ad")
+    result = run("deconvolve", files.ref, tmp_path / "b.h5ad", *TRAINING, "-o", tmp_path / "p.csv", code=1)
+    assert "Ensembl" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["b.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["b.h5ad"], "Got 1 files (b.h5ad); expected REF.h5ad BULK.h5ad"),
+        (["r.h5ad", "b.h5ad"], "--labels-key KEY is missing"),
+        (["r.h5ad", "b.h5ad", "--model", "m"], "Got 2 files"),
+        (["b.h5ad", "--model", "m", "--labels-key", "k", "--epochs", "3"], "--labels-key, --epochs belong to training"),
+        (["r.h5ad", "b.h5ad", "--labels-key", "k"], "b.h5ad does not exist"),
+        (["b.h5ad", "--model", "m", "-o", "p.txt"], "p.txt cannot be written: expected a name that ends in .csv"),
+    ],
+)
+def test_usage_errors_say_what_to_do(run, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    result = run("deconvolve", *arguments, "-o", "p.csv", code=2)
+    assert said in result.stderr and result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_model_folder_is_refused(run, files, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.pt").write_bytes(b"foreign")
+    result = run("deconvolve", files.bulk, "--model", tmp_path / "m", "-o", tmp_path / "p.csv", code=1)
+    assert "not loaded" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "p.csv").exists()

@@ -1,0 +1,59 @@
+import warnings
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hpvade._cli._errors import UsageError, reported
+
+
+def _result(command, *arguments):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(reported(command))
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("two\n  lines"), 1, "hpvade: error: two lines\n"),
+        (KeyError("labels_key='x' is absent"), 1, "hpvade: error: labels_key='x' is absent\n"),
+        (UsageError("ref.h5ad does not exist."), 2, "hpvade: error: ref.h5ad does not exist.\n"),
+        (AttributeError("no y"), 1, "hpvade: error: AttributeError: no y (--debug shows the traceback)\n"),
+        (KeyError(), 1, "hpvade: error: KeyError: (--debug shows the traceback)\n"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr(error, code, line):
+    def command():
+        raise error
+
+    result = _result(command)
+    assert (result.exit_code, result.stderr, result.stdout) == (code, line, "")
+
+
+def test_debug_lets_the_error_through():
+    def command():
+        raise ValueError("wrong")
+
+    result = _result(command, "--debug")
+    assert result.exit_code == 1 and isinstance(result.exception, ValueError)
+
+
+def test_arguments_and_exit_codes_pass():
+    def command(n: int, twice: bool = False):
+        raise typer.Exit(2 * n if twice else n)
+
+    assert _result(command, "3", "--twice").exit_code == 6
+
+
+def test_warnings_of_the_package_are_one_line_once_and_others_are_silent():
+    def command():
+        for _ in range(2):
+            warnings.warn_explicit("missing are\n 3 genes", UserWarning, "f", 1, module="hpvade.dataloaders._bulk")
+        warnings.warn_explicit("few workers", UserWarning, "f", 2, module="lightning.pytorch")
+        warnings.warn_explicit("old", FutureWarning, "f", 3, module="hpvade.pl")
+
+    before = warnings.showwarning
+    result = _result(command)
+    assert result.stderr == "hpvade: warning: missing are 3 genes\n"
+    assert warnings.showwarning is before

@@ -1,0 +1,115 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpvade._cli._errors import UsageError
+from hpvade._cli._io import as_text, check_folder, check_output, complete, read_h5ad, read_table, show, write_table
+
+
+def test_an_output_appears_only_when_complete(tmp_path):
+    path = tmp_path / "new" / "out.csv"
+    with pytest.raises(ValueError, match="half"), complete(path) as partial:
+        partial.write_text("half")
+        raise ValueError("half")
+    assert list(path.parent.iterdir()) == []
+    with complete(path) as partial:
+        partial.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="half"), complete(path) as partial:
+        partial.write_text("half")
+        raise ValueError("half")
+    assert path.read_text() == "old"
+
+
+def test_a_folder_is_merged_and_never_emptied(tmp_path):
+    target = tmp_path / "results"
+    (target / "model").mkdir(parents=True)
+    (target / "mine.txt").write_text("mine")
+    (target / "model" / "a").write_text("old")
+    with complete(target) as partial:
+        (partial / "model").mkdir(parents=True)
+        (partial / "model" / "a").write_text("new")
+        (partial / "plot.png").write_text("p")
+        # beside the files, not in a parent folder that may be somebody else's
+        assert partial.is_relative_to(target)
+    assert sorted(p.name for p in target.iterdir()) == ["mine.txt", "model", "plot.png"]
+    assert (target / "model" / "a").read_text() == "new"
+
+
+def test_a_table_survives_the_round_trip(tmp_path):
+    table = pd.DataFrame({"B": [0.1, 1 / 3], "CD4 T": [0.9, 2 / 3]}, index=["001", "NA"])
+    write_table(table, tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().startswith("sample,B,CD4 T\n")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "p.csv"), table, check_names=False, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("sample\ns1\n", "no column"), ("sample;B\ns1;1\n", "no column"), ("sample,B\ns1,much\n", "'B' is not numeric")],
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, text, message):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_no_tables_are_named(tmp_path):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    for name in ("empty.csv", "binary.csv"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a CSV file"):
+            read_table(tmp_path / name)
+
+
+def test_h5ad_files_that_are_none_are_named(tmp_path):
+    (tmp_path / "no.h5ad").write_text("text")
+    with pytest.raises(ValueError, match=r"no\.h5ad cannot be read as an h5ad file"):
+        read_h5ad(tmp_path / "no.h5ad")
+    with pytest.raises(UsageError, match=r"none\.h5ad does not exist"):
+        read_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(UsageError, match="is a folder; expected a file"):
+        read_h5ad(tmp_path)
+
+
+def test_outputs_are_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UsageError, match=r"ends in \.csv or \.h5ad"):
+        check_output(tmp_path / "out.txt", ".csv", ".h5ad")
+    with pytest.raises(UsageError, match="is a folder"):
+        check_output(tmp_path / "folder.csv", ".csv")
+    with pytest.raises(UsageError, match="file is a file; expected a folder"):
+        check_output(tmp_path / "file" / "deep" / "out.csv", ".csv")
+    check_output(tmp_path / "not" / "yet" / "out.CSV", ".csv")
+    assert not (tmp_path / "not").exists()
+
+
+def test_folders_are_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"is not empty\. Choose another folder"):
+        check_folder(tmp_path, overwrite=False)
+    with pytest.raises(UsageError, match="is a file"):
+        check_folder(tmp_path / "file", overwrite=True)
+    check_folder(tmp_path, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty", overwrite=False)
+
+
+def test_numbers_are_formatted_and_undefined_is_a_dash(capsys):
+    table = pd.DataFrame({f"column_{i}": [0.12345, np.nan] for i in range(12)}, index=["a [b]", "constant"])
+    show(table, "Title")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "Title"
+    assert any("column_11" in line for line in lines) and "…" not in "".join(lines)
+    row = next(line for line in lines if "a [b]" in line)
+    assert row.count("0.123") == 12 and "0.1234" not in row
+    assert next(line for line in lines if "constant" in line).split() == ["constant", *["-"] * 12]
+    assert as_text(table).splitlines()[2].split() == ["constant", *["-"] * 12]

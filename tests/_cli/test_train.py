@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import anndata as ad
+
+import hpvade as hp
+
+
+def test_train_saves_a_model_that_loads(model, files):
+    signatures = hp.HPVADE.load(model).get_signature_matrix()
+    assert list(signatures.columns) == ["type_0", "type_1", "type_2"]
+    assert list(signatures.index) == list(ad.read_h5ad(files.ref).var_names)
+
+
+def test_train_says_what_it_wrote(run, files, tmp_path):
+    options = ["--labels-key", "cell_type", "--sample-key", "donor", "--epochs", 1, "--accelerator", "cpu"]
+    result = run("train", files.ref, "-o", tmp_path / "m", *options, "--preset", "spec")
+    assert f"{tmp_path / 'm'}: model of 3 types, trained on 240 cells." in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_the_training_libraries_keep_silent(files, tmp_path):
+    # in a process of its own: they set up their loggers at import
+    options = ["-o", tmp_path / "m", "--labels-key", "cell_type", "--epochs", "1", "--accelerator", "cpu"]
+    code = "from hpvade._cli import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", files.ref, *options], capture_output=True, text=True, check=True
+    )
+    assert (done.stderr, done.stdout.count("\n")) == ("", 1)
+
+
+def test_a_folder_in_use_is_refused_before_the_work(run, files, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    result = run("train", files.ref, "-o", tmp_path, "--labels-key", "cell_type", code=2)
+    assert "is not empty. Pass --overwrite" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_replaces_the_model_and_keeps_other_files(run, files, tmp_path):
+    options = ["--labels-key", "cell_type", "--epochs", 1, "--accelerator", "cpu"]
+    run("train", files.ref, "-o", tmp_path / "m", *options)
+    (tmp_path / "m" / "mine.txt").write_text("mine")
+    before = hp.HPVADE.load(tmp_path / "m").get_signature_matrix()
+    run("train", files.ref, "-o", tmp_path / "m", *options, "--overwrite", "--seed", 5)
+    assert (tmp_path / "m" / "mine.txt").read_text() == "mine"
+    assert not hp.HPVADE.load(tmp_path / "m").get_signature_matrix().equals(before)
+
+
+def test_bad_data_is_one_line_and_nothing_is_written(run, files, tmp_path):
+    for options, said in (
+        (["--labels-key", "type"], "labels_key='type' is not a column"),
+        (["--labels-key", "cell_type", "--layer", "raw"], "'raw'"),
+        (["--labels-key", "cell_type", "--accelerator", "abacus"], "abacus"),
+    ):
+        result = run("train", files.ref, "-o", tmp_path / "m", *options, code=1)
+        assert said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_named(run, tmp_path):
+    result = run("train", tmp_path / "no.h5ad", "-o", tmp_path / "m", "--labels-key", "cell_type", code=2)
+    assert result.stderr == f"hpvade: error: {tmp_path / 'no.h5ad'} does not exist.\n"
