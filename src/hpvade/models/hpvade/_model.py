@@ -28,7 +28,7 @@ from ._deconvolve import deconvolve
 from ._options import module_options
 from ._scvi_module import HPVADEModule, LiteralModule
 
-_STEPS = 600  # optimisation steps after which the held-out loss is flat on references of 1,000 to 6,000 cells
+_STEPS = 400  # the held-out loss is flat by then on references of 600 to 6,000 cells
 
 
 class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
@@ -185,7 +185,7 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         Parameters
         ----------
         max_epochs
-            Most passes over the cells; about 600 optimisation steps when None, at least 10 epochs.
+            Most passes over the cells; about 400 optimisation steps when None, at least 10 epochs.
         accelerator, devices
             As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         train_size, validation_size
