@@ -82,7 +82,9 @@ def main() -> None:
     grouped = results.groupby(["row", "model"], sort=False)[METRICS]
     low, mid, high = grouped.min(), grouped.median(), grouped.max()
     print("\nmedian over seeds [range]\n")
-    print("| row | model | per-type r | floor r | RMSE | RMSE skill | CCC | pooled r |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| row | model | per-type r | floor r | RMSE | RMSE skill | CCC | pooled r |\n|---|---|---|---|---|---|---|---|"
+    )
     for name, model in mid.index:
         cohort, reference = name.split(" | ")
         cells = []

@@ -1,4 +1,4 @@
-"""Simulated bulk from labelled cells, in NumPy and SciPy: what training sees is what `hpvade.pp.simulate_bulk` returns."""
+"""Simulated bulk from labelled cells, in NumPy and SciPy: training sees what `hpvade.pp.simulate_bulk` returns."""
 
 from ._chunks import ChunkSums, assign_chunks, cells_as_chunks
 from ._composition import TRAINING_PRIOR, sample_proportions

@@ -165,9 +165,9 @@ class HPVADEModule(DeconvolutionModule):
         n_genes = x.shape[1]
         reconstruction = -generative_outputs["px"].log_prob(x).sum(dim=-1)
         kl = _kl_to_standard(inference_outputs["qz"])
-        # multinomial likelihood of the cells' counts under their type's column: its optimum is the mean, not a mean log
-        log_prototype = log_softmax(self.log_S[self.gene_index], dim=0).T[labels]
-        proto = -(x * log_prototype).sum() / x.sum().clamp(min=1)
+        # multinomial likelihood of the counts under the type's column, against the start's: its optimum is the mean
+        change = log_softmax(self.log_S[self.gene_index], 0) - log_softmax(self.log_S_ref[self.gene_index], 0)
+        proto = -(x * change.T[labels]).sum() / x.sum().clamp(min=1)
         prior = (self.log_S - self.log_S_ref)[self.gene_index].square().mean()
         cells = (reconstruction.mean() + kl_weight * self.lambda_kl * kl.mean()) / n_genes
         loss = cells + self.lambda_proto * proto + self.lambda_ref * prior
@@ -257,10 +257,7 @@ class LiteralModule(DeconvolutionModule):
         x = x[:, self.gene_index]
         mean, log_variance = self.literal.encode(log1p_cp10k(x))
         qz = Normal(mean, torch.exp(0.5 * log_variance))
-        if n_samples > 1:
-            z = qz.sample((n_samples,))
-        else:
-            z = self.literal.reparameterize(mean, log_variance)
+        z = qz.sample((n_samples,)) if n_samples > 1 else self.literal.reparameterize(mean, log_variance)
         return {"qz": qz, "z": z, "library": x.sum(dim=1, keepdim=True)}
 
     @auto_move_data
