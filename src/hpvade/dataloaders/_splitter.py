@@ -46,8 +46,8 @@ def split_cells(
     validation_size = 1 - train_size if validation_size is None else validation_size
     if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 or train_size + validation_size > 1 + 1e-9:
         raise ValueError(
-            f"train_size={train_size} and validation_size={validation_size}; expected shares of cells, train_size above "
-            "0, that sum to at most 1"
+            f"train_size={train_size} and validation_size={validation_size}; expected shares of cells, train_size "
+            "above 0, that sum to at most 1"
         )
     n = len(types)
     wanted = [round(validation_size * n), round(max(1 - train_size - validation_size, 0) * n)]

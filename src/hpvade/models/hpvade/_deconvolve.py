@@ -39,6 +39,7 @@ class Provenance:
     cell_sizes: dict[str, float]
 
 
+@torch.no_grad()
 def deconvolve(
     model, bulk: AnnData, *, fractions: str, key_added: str, refine: bool, batch_size: int, **reading
 ) -> pd.DataFrame:

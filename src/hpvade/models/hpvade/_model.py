@@ -306,8 +306,8 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         Returns
         -------
         Samples x types, rows sum to one. The same table is written to ``bulk_adata.obsm[key_added]``, fractions of
-        RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to ``obsm[key_added + "_nnls"]`` and how they were made to
-        ``bulk_adata.uns[key_added]``.
+        RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to ``obsm[key_added + "_nnls"]``, and how they were made
+        to ``bulk_adata.uns[key_added]``.
 
         Raises
         ------

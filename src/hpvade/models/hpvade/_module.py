@@ -187,7 +187,7 @@ class HP_VADE(lp.LightningModule):
     def cell_terms(
         self, x: torch.Tensor, y: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, out: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return the three terms of cells `x` (B, G) with labels `y` (B,), posterior and decoder output `out` (B, G)."""
+        """Return the three terms of cells `x` (B, G) with labels `y` (B,), their posterior and the decoder's output."""
         if y.dtype != torch.long:
             raise TypeError(f"batch['sc_label'] has dtype {y.dtype}; expected torch.int64: call .long() on the labels.")
         bce = self.hparams.recon_loss == "bce"

@@ -64,7 +64,8 @@ class HPVADEModule(DeconvolutionModule):
 
     Cells: q(z|x) from standardised log1p cp10k, counts negative binomial around library x softmax decoder.
     Signature: :math:`S = \exp(\log S)`, mean counts per cell, trained by the multinomial likelihood of the
-    counts of cells of its type, by the simulated bulk at its true fractions, and a prior around the donor-averaged start.
+    counts of cells of its type, by the simulated bulk at its true fractions, and a prior around the donor-averaged
+    start.
     Bulk: fractions of cells from a network on scale-free input, KL divergence to the realised fractions.
     Every term is a mean over genes or samples, so that the weights compare.
 
