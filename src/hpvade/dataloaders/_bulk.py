@@ -193,9 +193,10 @@ def read_bulk(
     _check_overlap(bulk, genes, present, missing)
 
     scan, undo = _Scan(), _UNDO.get(input_type)
-    values = np.zeros((bulk.n_obs, len(genes)), dtype=np.float32)
+    values = np.empty((bulk.n_obs, len(genes)), dtype=np.float32)
+    in_order = np.array_equal(columns, np.arange(bulk.n_vars))
     totals = np.zeros(bulk.n_obs)
-    for rows, block in iter_rows(X, dense=True):
+    for rows, block in iter_rows(X, chunk_rows=512, dense=True):
         refuse_bad_values(block, rows, name, bulk.obs_names, bulk.var_names, negative=input_type == "log2")
         scan.add(block)
         if undo is not None:
@@ -204,7 +205,8 @@ def read_bulk(
         if weights is not None:
             block *= weights
         totals[rows] = block.sum(axis=1, dtype=np.float64)
-        values[rows, present] = block[:, columns[present]]
+        values[rows] = block if in_order else block.take(columns, axis=1, mode="clip")
+    values[:, ~present] = 0
     if input_type == "log2" and scan.lowest == 0:
         values[:, present] -= 1
         totals -= bulk.n_vars

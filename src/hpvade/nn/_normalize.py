@@ -47,7 +47,8 @@ class Standardizer(nn.Module):
         t = log1p_cp10k(x)
         if not self.scale_free:
             return t
-        weight = torch.ones_like(t[0]) if present is None else present.to(t.dtype)
-        mean = (t * weight).sum(dim=1, keepdim=True) / weight.sum()
-        variance = ((t - mean).square() * weight).sum(dim=1, keepdim=True) / weight.sum()
-        return (t - mean) / variance.sqrt().clamp(min=1e-6)
+        # absent genes are zero in t and add nothing to the sums
+        n = t.shape[1] if present is None else present.sum()
+        mean = t.sum(dim=1, keepdim=True) / n
+        variance = t.square().sum(dim=1, keepdim=True) / n - mean.square()
+        return (t - mean) / variance.clamp(min=0).sqrt().clamp(min=1e-6)

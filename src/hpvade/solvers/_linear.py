@@ -51,7 +51,7 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
     Parameters
     ----------
     bulk
-        (samples x genes), linear scale.
+        (samples x genes), linear scale, floating point; its precision is that of the sums over genes.
     signature
         (genes x types), linear scale.
 
@@ -76,7 +76,7 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
     # equal column norms: the solution is the same and coordinate descent converges faster
     scale = signature.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
     unit = signature / scale
-    target = bulk.to(unit.dtype) @ unit
+    target = (bulk @ unit.to(bulk.dtype)).double()
     return coordinate_descent(unit.T @ unit, target) / scale
 
 

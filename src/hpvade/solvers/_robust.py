@@ -41,9 +41,9 @@ def robust(
     factor_penalty: float = 1.0,
     offset: float = 5e-5,
     dispersion: float = 0.3,
-    n_iterations: int = 15,
+    n_iterations: int = 12,
     factor_samples: int = 256,
-    block: int = 512,
+    block: int = 256,
 ) -> RobustFit:
     r"""Fractions of RNA by robust regression of log expression (maximum a posteriori).
 
@@ -155,10 +155,12 @@ class _Problem:
         """Amounts (samples x types), gene factor, log residuals (samples x genes)."""
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         log_bulk = torch.log(bulk + offset)
-        amounts = start
+        amounts, limit = start, None
         for step in range(n_iterations):
             mean, residual = self._residual(amounts, factor, log_bulk, offset)
-            weight = self._weights(mean, residual, offset, depth)
+            if step < 5:  # the scale settles early, and its median over genes costs as much as the rest
+                limit = HUBER * MAD * residual.abs().median(dim=1, keepdim=True).values
+            weight = self._weights(mean, residual, limit, depth)
             new = self._step(amounts, factor, mean, residual, weight, offset, anchor)
             # half steps once close: full ones may swing between two sets of down-weighted genes
             amounts = new if step < 4 else (amounts + new) / 2
@@ -172,10 +174,8 @@ class _Problem:
         mean = amounts @ (self.signature * factor.exp()[:, None]).T + offset
         return mean, log_bulk - torch.log(mean)
 
-    def _weights(self, mean: Tensor, residual: Tensor, offset: Tensor, depth: Tensor) -> Tensor:
-        size = residual.abs()
-        limit = HUBER * MAD * size.median(dim=1, keepdim=True).values
-        robust = (limit / size.clamp(min=1e-12)).clamp(max=1)
+    def _weights(self, mean: Tensor, residual: Tensor, limit: Tensor, depth: Tensor) -> Tensor:
+        robust = (limit / residual.abs().clamp(min=1e-12)).clamp(max=1)
         return robust * self.dispersion / (self.dispersion + 1 / (mean * depth[:, None]))
 
     def _step(
@@ -203,4 +203,4 @@ class _Problem:
             ridge = ridge + pull
             target = target + pull * anchor.double() * amounts.double().sum(dim=1, keepdim=True)
         gram = gram + torch.diag_embed(ridge)
-        return coordinate_descent(gram, target, amounts.double(), n_sweeps=30, tolerance=1e-7).float()
+        return coordinate_descent(gram, target, amounts.double(), n_sweeps=10, tolerance=1e-7).float()

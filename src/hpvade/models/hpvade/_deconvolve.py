@@ -50,34 +50,35 @@ def deconvolve(
     aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
     module = model.module
     device = module.gene_index.device
-    values = torch.from_numpy(aligned.values)
-    shares = values / values.sum(dim=1, keepdim=True)
+    shares = torch.from_numpy(aligned.values).to(device)
     present = torch.from_numpy(aligned.present).to(device)
     if reading["missing"] == "zero":
         present = torch.ones_like(present)
 
-    network = torch.cat([module.predict(rows.to(device), present) for rows in shares.split(batch_size)])
+    # small blocks stay in the processor's cache through every step
+    depth, network = [], []
+    for rows in shares.split(batch_size):
+        depth.append(_to_shares(rows))
+        network.append(module.predict(rows, present))
+    depth, network = torch.cat(depth), torch.cat(network)
     umi = module.mean_counts.sum(dim=0)
     distance, sizes = 0.0, umi
     if refine and model.preset != "spec":
         anchor = module.cells_to_rna(network, umi)
-        fit = module.refine(
-            shares.to(device), present, _depth(values).to(device), anchor, SOLVER_GENES, anchor_weight=ANCHOR_WEIGHT
-        )
+        fit = module.refine(shares, present, depth, anchor, SOLVER_GENES, anchor_weight=ANCHOR_WEIGHT)
         rna = fit.rna_proportions
-        signature = module.signature()
-        expected = rna @ (signature / signature.sum(dim=0)).T
-        distance = platform_distance(shares.to(device)[:, present], expected[:, present])
+        few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=device).round().long()
+        signature = module.signature()[present] / module.signature().sum(dim=0)
+        distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
         sizes = umi * module.size_ratio ** trust_in_published_sizes(distance)
     else:
         rna = module.cells_to_rna(network, umi)
     cells = module.rna_to_cells(rna, sizes)
-    baseline = nnls(shares.to(device)[:, present], module.mean_counts[present])
-    baseline = baseline / baseline.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    baseline = nnls(shares, module.mean_counts * present[:, None])
 
     def table(x: Tensor) -> pd.DataFrame:
         x = x.double()
-        x = (x / x.sum(dim=1, keepdim=True)).cpu().numpy()
+        x = (x / x.sum(dim=1, keepdim=True).clamp(min=1e-300)).cpu().numpy()
         return pd.DataFrame(x, index=bulk.obs_names.copy(), columns=model.cell_types)
 
     result, rna_table = table(cells if fractions == "cell" else rna), table(rna)
@@ -108,8 +109,7 @@ def platform_distance(bulk: Tensor, expected: Tensor) -> float:
     what remains is how differently two platforms see genes. `bulk` and `expected` (samples x genes), linear scale.
     """
     genes = expected.mean(dim=0).argsort(descending=True)[:ABUNDANT_GENES]
-    few = torch.linspace(0, len(bulk) - 1, min(len(bulk), 256)).round().long()
-    ratio = torch.log(bulk[few][:, genes] + 1e-7) - torch.log(expected[few][:, genes] + 1e-7)
+    ratio = torch.log(bulk[:, genes] + 1e-7) - torch.log(expected[:, genes] + 1e-7)
     shift = (ratio - ratio.median(dim=1, keepdim=True).values).median(dim=0).values
     return float(1.4826 * (shift - shift.median()).abs().median())
 
@@ -123,7 +123,12 @@ def trust_in_published_sizes(distance: float) -> float:
     return float(np.clip((distance - SAME_PLATFORM) / (OTHER_PLATFORM - SAME_PLATFORM), 0, 1))
 
 
-def _depth(values: Tensor) -> Tensor:
-    """Counts per sample: the total in units of the smallest value, which is one count in any scaling of counts."""
+def _to_shares(values: Tensor) -> Tensor:
+    """Divide samples by their totals, in place, and return their depth in counts.
+
+    The depth is the total in units of the smallest value above zero, which is one count in any scaling of counts.
+    """
+    total = values.sum(dim=1, keepdim=True)
     smallest = torch.where(values > 0, values, torch.inf).amin(dim=1)
-    return (values.sum(dim=1) / smallest).clamp(max=MAX_DEPTH)
+    values /= total
+    return (total[:, 0] / smallest).clamp(max=MAX_DEPTH)

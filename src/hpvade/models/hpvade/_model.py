@@ -299,7 +299,7 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         refine
             False returns the network's answer alone, at over ten thousand samples per second.
         batch_size
-            Samples per pass of the network; 4096 when None.
+            Samples per pass of the network; 256 when None.
         gene_length_key
             Column of `bulk_adata.var` with gene lengths in bases, to divide full-length counts by.
 
@@ -326,7 +326,7 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             fractions=fractions,
             key_added=key_added,
             refine=refine,
-            batch_size=batch_size or 4096,
+            batch_size=batch_size or 256,
             gene_length_key=gene_length_key,
         )
 
