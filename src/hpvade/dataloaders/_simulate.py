@@ -32,7 +32,7 @@ def simulate_from_cells(
         raise ValueError(f"sparse is {sparse_share}; expected a share of samples between 0 and 1")
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     rng = np.random.default_rng(seed)
-    indices = np.arange(len(types)) if indices is None else np.sort(np.asarray(indices))
+    indices = np.unique(np.arange(len(types))[slice(None) if indices is None else indices])
     counts = sparse.vstack(
         [block[np.isin(np.arange(rows.start, rows.stop), indices)] for rows, block in iter_rows(X)], format="csr"
     )

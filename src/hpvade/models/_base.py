@@ -159,9 +159,17 @@ class BaseModel(BaseModelClass):
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
+        if adata is None and self.adata is None:
+            raise ValueError(_no_data(type(self).__name__))
         if isinstance(adata, AnnData) and adata is not self.adata:
             refuse_other_genes(adata, np.asarray(self.get_var_names()), "model")
         return super()._validate_anndata(adata, copy_if_view)
+
+    def deregister_manager(self, adata: AnnData | None = None) -> None:
+        """Forget AnnData objects that were set up, or one of them; ValueError for a model without data."""
+        if self.adata is None:
+            raise ValueError(_no_data(type(self).__name__))
+        super().deregister_manager(adata)
 
     @staticmethod
     def load_registry(dir_path: str, prefix: str | None = None) -> dict:
@@ -212,6 +220,16 @@ class BaseModel(BaseModelClass):
 
 class VAEMethods(VAEMixin):
     """scvi's VAE methods on cells, without those that give wrong numbers in the oldest version supported."""
+
+    def get_latent_representation(self, adata: AnnData | None = None, indices=None, **kwargs):
+        """Latent representation of cells (cells x latent), see scvi-tools; rows in the order of `indices`, always."""
+        data = self.adata if adata is None else adata
+        if indices is None or data is None or not data.isbacked:
+            return super().get_latent_representation(adata, indices, **kwargs)
+        # scvi reads cells of backed data in the order of the file
+        cells, position = np.unique(np.arange(data.n_obs)[indices], return_inverse=True)
+        found = super().get_latent_representation(adata, cells, **kwargs)
+        return tuple(part[position] for part in found) if isinstance(found, tuple) else found[position]
 
     def get_marginal_ll(self, *args, **kwargs):
         """Marginal log-likelihood of the cells, where the module has a ``marginal_ll``."""
@@ -276,6 +294,10 @@ def refuse_other_genes(adata: AnnData, genes: np.ndarray, model: str) -> None:
         f"adata.var_names holds the genes of the model {what}. They are not reordered silently: use "
         f"`model_var_names = {model}.get_var_names(); adata = adata[:, model_var_names].copy()`."
     )
+
+
+def _no_data(cls: str) -> str:
+    return f"the model was loaded without data; expected cells. Pass `adata`, or load with {cls}.load(dir, adata)."
 
 
 def _refuse(method: str, **arguments) -> None:

@@ -99,7 +99,8 @@ def assign_chunks(
     size = np.diff(start, append=len(types))
     n_chunks = np.maximum(size // chunk_size, 1)
     if n_chunks.sum() > max_chunks:
-        n_chunks = np.maximum((n_chunks * max_chunks) // n_chunks.sum(), 1)
+        extra = n_chunks - 1  # beyond the one that every group keeps
+        n_chunks = 1 + extra * max(max_chunks - len(size), 0) // max(extra.sum(), 1)
     first = np.cumsum(n_chunks) - n_chunks
     group = np.cumsum(new_group) - 1
     within = np.arange(len(types)) - start[group]

@@ -111,7 +111,8 @@ def draw_mixtures(
     else:
         log_size = rng.normal(0, noise.size_sd, chunks.n_types)
         molecules = molecules * np.exp(log_size)
-        expected = weights.toarray() @ (chunks.counts * _type_effects(chunks, log_size, noise, rng))
+        dense = chunks.counts.toarray() if sparse.issparse(chunks.counts) else chunks.counts
+        expected = weights.toarray() @ (dense * _type_effects(chunks, log_size, noise, rng))
         counts = _sequence(expected, molecules.sum(axis=1), noise, rng)
     return Mixtures(
         np.asarray(counts, dtype=np.float32), n_drawn / n_cells, molecules / molecules.sum(axis=1, keepdims=True)

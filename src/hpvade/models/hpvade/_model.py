@@ -417,8 +417,8 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             )
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        order = np.sort(indices)  # backed data come in this order, whatever is asked for
+        indices = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+        order = np.unique(indices)  # backed data come in this order, whatever is asked for
         batch = None if transform_batch is None else self._batch_code(transform_batch)
         rows = []
         for tensors in self._make_data_loader(adata, order, batch_size):
@@ -452,6 +452,11 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             See `hpvade.pp.simulate_bulk`.
         indices
             Cells to draw from, such as `model.validation_indices`; all when None.
+
+        Raises
+        ------
+        ValueError
+            The model was loaded without data; a number is out of range.
         """
         if self.adata is None:
             raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
