@@ -3,8 +3,8 @@
     python benchmarks/heldout.py DATA_FOLDER [--seeds 3]
 
 For every reference the cells of the donors (with fewer than three: the cells) that training held out are mixed into
-100 samples of 1,000 cells. The table shows HPVADE's network alone, HPVADE, NNLS and the constant predictor, medians over seeds.
-`platform` is the distance that decides how far published cell sizes are trusted; no truth enters it.
+100 samples of 1,000 cells. The table shows HPVADE's network alone, HPVADE, NNLS and the constant predictor, medians
+over seeds. `platform` is the distance that decides how far published cell sizes are trusted; no truth enters it.
 """
 
 import argparse

@@ -36,7 +36,7 @@ class Provenance:
     n_genes_missing: int
     gene_overlap: float
     platform_distance: float
-    cell_sizes: dict[str, float]
+    cell_sizes: pd.DataFrame
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def deconvolve(
         network.append(module.predict(rows, present))
     depth, network = torch.cat(depth), torch.cat(network)
     umi = module.mean_counts.sum(dim=0)
-    distance, sizes = 0.0, umi
+    distance, trust = 0.0, 0.0
     if refine and model.preset != "spec":
         anchor = module.cells_to_rna(network, umi)
         fit = module.refine(shares, present, depth, anchor, SOLVER_GENES, anchor_weight=ANCHOR_WEIGHT)
@@ -70,9 +70,10 @@ def deconvolve(
         few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=device).round().long()
         signature = module.signature()[present] / module.signature().sum(dim=0)
         distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
-        sizes = umi * module.size_ratio ** trust_in_published_sizes(distance)
+        trust = trust_in_published_sizes(distance)
     else:
         rna = module.cells_to_rna(network, umi)
+    sizes = umi * module.size_ratio ** (trust if model.cell_size == "pooled" else 1.0)  # others were asked for by name
     cells = module.rna_to_cells(rna, sizes)
     baseline = nnls(shares, module.mean_counts * present[:, None])
 
@@ -93,7 +94,8 @@ def deconvolve(
         n_genes_missing=int((~aligned.present).sum()),
         gene_overlap=float(aligned.overlap),
         platform_distance=float(distance),
-        cell_sizes=dict(zip(model.cell_types, (sizes / sizes.mean()).double().tolist(), strict=True)),
+        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
+        cell_sizes=pd.DataFrame({"size": (sizes / sizes.mean()).double().cpu().numpy()}, index=model.cell_types),
     )
     bulk.obsm[key_added] = result
     bulk.obsm[Keys.rna(key_added)] = rna_table

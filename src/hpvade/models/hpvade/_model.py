@@ -28,7 +28,7 @@ from ._deconvolve import deconvolve
 from ._options import module_options
 from ._scvi_module import HPVADEModule, LiteralModule
 
-_STEPS = 400  # the held-out loss is flat by then on references of 600 to 6,000 cells
+_STEPS = 400  # a budget of about half a minute on two cores
 
 
 class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
@@ -199,7 +199,9 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         ckpt_path
             Checkpoint to resume from.
         simulation_kwargs
-            Fields of `hpvade.dataloaders._stream.BulkSimulation`, such as `n_cells` and `alpha`.
+            How mixtures are drawn: `n_cells` per mixture, Dirichlet `alpha`, `prior` (shares of composition priors,
+            see `hpvade.simulate.sample_proportions`), `noise` (`hpvade.simulate.PlatformNoise` or None),
+            `heterogeneous` (share of mixtures whose types come from different donors), `cohort_size`.
         plan_kwargs
             Options of `scvi.train.TrainingPlan`, such as `lr`.
         datasplitter_kwargs

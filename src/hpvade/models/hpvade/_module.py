@@ -32,8 +32,11 @@ class HP_VADE(lp.LightningModule):
     scale is accepted and used as given. With :math:`\hat x = dec(z)`, :math:`p = f(b)` and `y` the labels:
 
     .. math::
-        L = \overline{(\hat x - x)^2} + \lambda_{kl} KL(q(z|x) \| N(0, I)) + \lambda_{proto} \overline{(\hat x - S_y)^2}
-            + \lambda_{bulk} [KL(p_{true} \| p) + \lambda_{bulk\_recon} \overline{(S p - b)^2}]
+        \begin{aligned}
+        L ={} & \overline{(\hat x - x)^2} + \lambda_{kl} KL(q(z|x) \| N(0, I))
+              + \lambda_{proto} \overline{(\hat x - S_y)^2} \\
+              & + \lambda_{bulk} [KL(p_{true} \| p) + \lambda_{bulk\_recon} \overline{(S p - b)^2}]
+        \end{aligned}
 
     Logged keys: `train_loss`, `sc/loss_recon`, `sc/loss_kl`, `sc/loss_proto`, `bulk/loss_prop`, `bulk/loss_recon`; in
     validation `val_loss` and the five parts with the prefix `val_`.
