@@ -20,6 +20,15 @@ TRAINER_DEFAULTS = {
     "early_stopping_monitor": "validation_loss",
     "early_stopping_patience": 20,
 }
+_NOT_OPTIONS = {
+    *("self", "kwargs", "module", "adata_manager", "dataset", "indices", "loss_kwargs"),
+    # arguments of train() itself
+    *("train_size", "validation_size", "batch_size", "max_epochs", "accelerator", "devices", "early_stopping"),
+    # two streams: the split is ours, and nested sparse batches are not made dense
+    *("external_indexing", "shuffle_set_split", "shuffle", "sampler", "batch_sampler", "load_sparse_tensor"),
+    # scvi-tools' own checkpoints are pickled code: train(checkpoint_dir=...) writes safe ones
+    *("enable_checkpointing", "checkpointing_monitor"),
+}
 
 
 def check_options(plan_kwargs: dict | None, datasplitter_kwargs: dict | None, trainer_kwargs: dict) -> None:
@@ -31,7 +40,7 @@ def check_options(plan_kwargs: dict | None, datasplitter_kwargs: dict | None, tr
     }
     for where, (given, classes) in allowed.items():
         names = {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
-        names -= {"self", "kwargs", "module", "adata_manager", "dataset", "indices", "loss_kwargs"}
+        names -= _NOT_OPTIONS
         if unknown := sorted(set(given or {}) - names):
             raise TypeError(f"{where} got unknown options {unknown}; expected some of {sorted(names)}.")
 
