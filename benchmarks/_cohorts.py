@@ -27,6 +27,17 @@ class Row:
         return f"{self.cohort} | {self.reference}"
 
 
+def shipped() -> Row:
+    """The data that the package ships, as `hpvade demo` uses them."""
+    import hpvade as hp
+
+    bulk = hp.datasets.pbmc_bulk()
+    mapping = dict(bulk.uns["proportions_mapping"])
+    return Row(
+        "shipped Hoek", "shipped PBMC 3k", hp.datasets.pbmc_reference(), bulk, mapping, "proportions", False, "auto"
+    )
+
+
 def read_reference(folder: Path, name: str) -> ad.AnnData:
     """Reference ``name`` or ``name:condition``; only cells whose three computed labels agree, where there are such."""
     file, _, condition = name.partition(":")

@@ -1,9 +1,10 @@
 """Accuracy on real bulk with measured truth: HPVADE (default, literal) beside NNLS and the constant predictor.
 
-    python benchmarks/accuracy.py DATA_FOLDER [--seeds 5] [--only hoek] [--presets default spec] [--output FILE.csv]
+    python benchmarks/accuracy.py [DATA_FOLDER] [--seeds 5] [--only hoek] [--presets default spec] [--output FILE.csv]
 
-DATA_FOLDER holds the development files and cohorts.json. Every row is a cohort with a reference; medians over seeds,
-with the range in brackets. `floor` is the r of METHOD section 9's prototype (1,000 genes).
+DATA_FOLDER holds the development files and cohorts.json; without it the shipped data are used, as in `hpvade demo`.
+Every row is a cohort with a reference; medians over seeds, with the range in brackets. `floor` is the r of METHOD
+section 9's prototype (1,000 genes).
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scvi
-from _cohorts import Row, rows
+from _cohorts import Row, rows, shipped
 
 import hpvade as hp
 
@@ -54,14 +55,14 @@ def score(row: Row, model: hp.HPVADE, **options) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="")
     parser.add_argument("--presets", nargs="+", default=["default", "spec"])
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     records, models = [], {}
-    for row in rows(args.folder, args.only):
+    for row in rows(args.folder, args.only) if args.folder else [shipped()]:
         for preset in args.presets:
             for seed in range(args.seeds):
                 key = (row.reference, row.adata.n_vars, preset, seed)
@@ -92,7 +93,7 @@ def main() -> None:
             m, lo, hi = (t.loc[(name, model), metric] for t in (mid, low, high))
             spread = f" [{lo:.2f}, {hi:.2f}]" if hi - lo > 5e-3 else ""
             cells.append("-" if np.isnan(m) else f"{m:.3f}{spread}")
-        floor = f"{FLOOR[cohort][reference]:.2f}" if model == "default" else ""
+        floor = f"{FLOOR[cohort][reference]:.2f}" if model == "default" and cohort in FLOOR else ""
         print(f"| {cohort} x {reference} | {model} | {cells[0]} | {floor} | " + " | ".join(cells[1:]) + " |")
 
 
