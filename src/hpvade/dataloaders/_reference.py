@@ -15,8 +15,8 @@ _MIN_CELLS = 5
 # Genes whose level says more about the protocol or the cell's state than about its type (METHOD: filter from
 # profiles, keep in depth): mitochondrial, ribosomal, haemoglobin, histone, small RNA, sex-linked, variable segments.
 _UNINFORMATIVE = re.compile(
-    r"^(MT-.*|M?RP[LS]\d.*|RPLP\d.*|RPSA.*|MALAT1|NEAT1|XIST|HB[ABDEGMQZ]\d?|HIST\d.*|H[1-4]-?\d.*|H2[AB][A-Z]?\d.*"
-    r"|SNOR.*|SCARNA\d.*|RN[U7].*|IG[HKL][VDJ].*|TR[ABDG][VDJ].*)$",
+    r"^(MT-.*|(?!RPS6K)M?RP[LS]\d.*|RPLP\d.*|RPSA.*|MALAT1|NEAT1|XIST|HB[ABDEGMQZ]\d?|HIST\d.*|H[1-4]-?\d.*"
+    r"|H2[AB][A-Z]?\d.*|SNOR.*|SCARNA\d.*|RN[U7].*|(IG[HKL]|TR[ABDG])([VJ].*|D\d.*))$",
     re.IGNORECASE,
 )
 

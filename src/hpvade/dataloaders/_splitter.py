@@ -66,6 +66,7 @@ def _hold_out_donors(types: np.ndarray, donors: np.ndarray, wanted: list[int], r
             taken = table[of_donor == part].sum()
             # the first donor may overshoot, or small references would have no validation; never by half the cells
             fits = taken + cells <= max(n * 1.5, n if taken else len(types) / 2)
+            fits &= table[of_donor > 0].sum() + cells <= max(sum(wanted) * 1.5, len(types) / 2)
             if taken < n and fits and ((left - table[donor] > 0) | (left == 0)).all():
                 of_donor[donor] = part
                 left = left - table[donor]

@@ -77,7 +77,28 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
     scale = signature.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
     unit = signature / scale
     target = (bulk @ unit.to(bulk.dtype)).double()
-    return coordinate_descent(unit.T @ unit, target) / scale
+    gram = unit.T @ unit
+    solution = coordinate_descent(gram, target, n_sweeps=100)
+    for _ in range(100):  # similar types: coordinates alone would take many thousand sweeps
+        previous, solution = solution, coordinate_descent(gram, target, solution, n_sweeps=1)
+        if ((solution - previous).abs().amax(dim=1) <= 1e-10 * solution.amax(dim=1)).all():
+            break
+        solution = _face_minimum(gram, target, solution)
+    return solution / scale
+
+
+def _face_minimum(gram: Tensor, target: Tensor, solution: Tensor) -> Tensor:
+    """Go to the minimum over the types in use; one that would turn negative is dropped, and the others go on."""
+    for _ in range(len(gram)):
+        used = solution > 0
+        face = gram * (used[:, :, None] & used[:, None, :])
+        step = (torch.linalg.pinv(face, hermitian=True) @ (target * used)[:, :, None])[:, :, 0] - solution
+        reach = torch.where(used & (step < 0), solution / -step, torch.inf)
+        share = reach.amin(dim=1, keepdim=True).clamp(max=1)
+        solution = torch.where(used & (reach > share), (solution + share * step).clamp(min=0), 0.0)
+        if (share == 1).all():
+            break
+    return solution
 
 
 def check_shapes(bulk: Tensor, signature: Tensor) -> None:

@@ -116,6 +116,8 @@ def fit(
     callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
     if validated:
         callbacks += [KeepBest(), ConstantPredictorAlarm()]
+    else:
+        trainer_kwargs = {"limit_val_batches": 0} | trainer_kwargs  # Lightning refuses a loader that is None
     if checkpoint_dir is not None:
         callbacks += checkpoint_callbacks(checkpoint_dir, monitor="validation_loss" if validated else None)
     if initialise is not None:

@@ -47,6 +47,8 @@ def deconvolve(
     model._require_trained("deconvolve")
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected at least 1.")
     aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
     module = model.module
     device = module.gene_index.device

@@ -51,8 +51,9 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         Genes that the networks see, the ones that tell the types apart best. The signature covers all genes.
     cell_size
         RNA content per cell of each type, which turns fractions of RNA into fractions of cells: ``"pooled"`` (UMI
-        counts of the reference and the published tables of EPIC, quanTIseq and ABIS), ``"umi"``, one of the tables
-        ``"epic"``, ``"quantiseq"``, ``"abis"``, None (equal), or a dict ``{type: size}``.
+        counts of the reference; for bulk of another platform pooled with the published tables of EPIC, quanTIseq and
+        ABIS). The others are used for any bulk: ``"umi"``, one of the tables ``"epic"``, ``"quantiseq"``, ``"abis"``,
+        None (equal), or a dict ``{type: size}``.
     **options
         Sizes (`n_hidden`, `n_latent`, `n_layers`), `dropout_rate`, `gene_dropout` and loss weights (`lambda_*`) of
         the module; the ones of :class:`hpvade.HP_VADE` with ``preset="spec"``.
@@ -221,6 +222,8 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         if self.adata is None:
             raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
         check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         simulation = self._simulation(simulation_kwargs or {})
         rng = TrainingData.torch_rng()
         types, donors = self._codes(REGISTRY_KEYS.LABELS_KEY), self._codes(REGISTRY_KEYS.SAMPLE_KEY)
@@ -424,11 +427,10 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         batch = None if transform_batch is None else self._batch_code(transform_batch)
         rows = []
         for tensors in self._make_data_loader(adata, order, batch_size):
-            outputs, generated = self.module.forward(
-                tensors,
-                generative_kwargs={},
-                get_generative_input_kwargs={"transform_batch": batch},
-                compute_loss=False,
+            outputs = self.module.inference(**self.module._get_inference_input(tensors))
+            outputs["z"] = outputs["qz"].loc
+            generated = self.module.generative(
+                **self.module._get_generative_input(tensors, outputs, transform_batch=batch)
             )
             size = outputs["library"] if library_size == "latent" else library_size
             rows.append((generated["px"].get_normalized("scale") * size).cpu().numpy())

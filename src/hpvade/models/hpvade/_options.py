@@ -1,6 +1,9 @@
 """Options of `HPVADE` and their two presets, named once."""
 
+from numbers import Integral, Real
 from types import MappingProxyType
+
+import numpy as np
 
 PRESETS = MappingProxyType(
     {
@@ -40,8 +43,11 @@ def module_options(preset: str, given: dict) -> dict:
         )
     options = options | given
     for name, value in options.items():
-        if name.startswith("n_") and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}; expected a whole number above 0.")
-        if not name.startswith("n_") and not value >= 0:
-            raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
+        kind, low, high, expected = Real, 0, np.inf, "a number of at least 0"
+        if name.startswith("n_"):
+            kind, low, high, expected = Integral, 1, np.inf, "a whole number above 0"
+        elif "dropout" in name:
+            kind, low, high, expected = Real, 0, 1, "a share of at least 0 and below 1"
+        if isinstance(value, bool) or not (isinstance(value, kind) and low <= value < high):
+            raise ValueError(f"{name}={value!r}; expected {expected}.")
     return options

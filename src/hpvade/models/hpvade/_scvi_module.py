@@ -266,8 +266,11 @@ class LiteralModule(DeconvolutionModule):
         """Reconstruction in log1p cp10k."""
         return {"px": Normal(self.literal.decode(z), 1.0)}
 
-    def loss(self, tensors, inference_outputs, generative_outputs) -> LossOutput:
-        """Loss of the cell stream; `reconstruction_loss` is the squared error per cell, summed over genes."""
+    def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
+        """Loss of the cell stream; `reconstruction_loss` is the squared error per cell, summed over genes.
+
+        Scvi-tools' KL weight in `kwargs` has no effect: the literal loss has no warm-up.
+        """
         x = log1p_cp10k(tensors["X"][:, self.gene_index])
         qz, x_hat = inference_outputs["qz"], generative_outputs["px"].loc
         terms = self.literal.cell_terms(x, tensors["labels"].long().flatten(), qz.loc, 2 * qz.scale.log(), x_hat)

@@ -1,0 +1,166 @@
+"""Splits by donor or cell, and the two streams of a training run."""
+
+import numpy as np
+import pytest
+import torch
+from scvi import REGISTRY_KEYS
+
+import hpvade as hp
+from hpvade.dataloaders._splitter import TwoStreamSplitter, split_cells
+from hpvade.dataloaders._stream import BulkSimulation
+from hpvade.dataloaders._training_data import TrainingData
+
+
+def codes(n_donors, n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 4, n), rng.integers(0, n_donors, n)
+
+
+def split(types, donors, seed=0, **kwargs):
+    parts = split_cells(types, donors, np.random.default_rng(seed), **kwargs)
+    assert all((np.diff(part) > 0).all() for part in parts)  # sorted, each once
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(types)))
+    assert set(types[parts[0]]) == set(types)
+    return parts
+
+
+@pytest.mark.parametrize("n_donors", [3, 5, 20])
+@pytest.mark.parametrize("seed", range(5))
+def test_hp13_whole_donors_are_held_out(n_donors, seed):
+    types, donors = codes(n_donors)
+    parts = split(types, donors, seed, train_size=0.7, validation_size=0.2)
+    held = [set(donors[part]) for part in parts]
+    assert held[1] and not (held[0] & held[1]) and not (held[0] & held[2]) and not (held[1] & held[2])
+    assert len(parts[0]) >= len(types) / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_share_of_held_out_donors_is_near_what_was_asked(seed):
+    types, donors = codes(40, 4000)
+    _, validation, test = split(types, donors, seed, train_size=0.7, validation_size=0.2)
+    assert len(validation) == pytest.approx(800, rel=0.5) and len(test) == pytest.approx(400, rel=0.5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_donor_with_the_only_cells_of_a_type_is_kept_for_training(seed):
+    types, donors = codes(4)
+    types[donors == 2] = 4  # all of type 4, and nothing else
+    _, validation, _ = split(types, donors, seed)
+    assert 2 not in donors[validation]
+
+
+@pytest.mark.parametrize("n_donors", [1, 2])
+def test_cells_are_stratified_with_fewer_donors(n_donors):
+    types, donors = codes(n_donors)
+    types[:4] = [4, 4, 5, 6]  # two cells of type 4, one of 5 and of 6
+    types[4:][types[4:] > 3] = 0
+    training, validation, test = split(types, donors, train_size=0.7, validation_size=0.2)
+    for kind in range(4):
+        n = np.sum(types == kind)
+        assert np.sum(types[validation] == kind) == pytest.approx(0.2 * n, abs=1)
+        assert np.sum(types[test] == kind) == pytest.approx(0.1 * n, abs=1)
+    assert set(np.flatnonzero(types == 5)) | set(np.flatnonzero(types == 6)) <= set(training)
+
+
+def test_split_is_random_and_seeded():
+    for n_donors in (1, 10):
+        types, donors = codes(n_donors)
+        first, again, other = (split(types, donors, seed)[1] for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert first.tolist() != other.tolist()
+
+
+@pytest.mark.parametrize("n_donors", [1, 5])
+def test_everything_for_training(n_donors):
+    training, validation, test = split(*codes(n_donors), train_size=1.0)
+    assert len(training) == 600 and not len(validation) and not len(test)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0.0, None), (-0.1, None), (1.1, None), (0.9, 0.2), (0.5, -0.1), (0.5, 1.5), (np.nan, None)]
+)
+def test_shares_out_of_range(sizes):
+    with pytest.raises(ValueError, match="expected shares of cells"):
+        split(*codes(3), train_size=sizes[0], validation_size=sizes[1])
+
+
+@pytest.fixture(scope="module")
+def manager():
+    adata, _ = hp.datasets.planted_cohort(n_types=3, n_genes=40, n_donors=4, n_cells=240)
+    hp.HPVADE.setup_anndata(adata, "cell_type", sample_key="donor", batch_key="batch")
+    return hp.HPVADE(adata).adata_manager
+
+
+def splitter_of(manager, train_size=0.75, **kwargs):
+    torch.manual_seed(0)
+    types, donors = (
+        manager.get_from_registry(key).ravel().astype(int)
+        for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.SAMPLE_KEY)
+    )
+    rng = np.random.default_rng(0)
+    X = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    parts = split_cells(types, donors, rng, train_size=train_size)
+    genes = manager.adata.var_names.to_numpy()
+    data = TrainingData(X, types, donors, 3, genes, 40, parts, rng)
+    streams = data.streams(BulkSimulation(n_cells=100, noise=None, prior={"dirichlet": 1.0}), n_cell_batches=3)
+    splitter = TwoStreamSplitter(manager, split=parts, streams=streams, batch_size=64, **kwargs)
+    splitter.setup()
+    return splitter, parts, X.toarray(), types
+
+
+def test_batches_have_both_streams(manager):
+    splitter, parts, X, types = splitter_of(manager)
+    batches = [batch for batch, *_ in splitter.train_dataloader()]
+    assert len(batches) == 10  # the longer stream, mixtures; cells start over
+    for batch in batches:
+        assert set(batch) == {"cells", "bulk"}
+        assert set(batch["bulk"]) == {"bulk", "proportions", "rna_proportions"}
+        assert batch["bulk"]["bulk"].shape == (128, 40) and batch["bulk"]["proportions"].shape == (128, 3)
+        assert {"X", "batch", "labels"} <= set(batch["cells"])
+    one_pass = torch.cat([batch["cells"]["X"] for batch in batches[: -(-len(parts[0]) // 64)]]).numpy()
+    np.testing.assert_array_equal(one_pass[np.lexsort(one_pass.T)], X[parts[0]][np.lexsort(X[parts[0]].T)])
+
+
+def test_validation_batches_are_held_out_cells_and_the_same_every_time(manager):
+    splitter, parts, X, types = splitter_of(manager)
+    first, again = ([batch for batch, *_ in splitter.val_dataloader()] for _ in range(2))
+    assert len(first) == 4
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a["bulk"]["bulk"], b["bulk"]["bulk"]) and torch.equal(a["cells"]["X"], b["cells"]["X"])
+    np.testing.assert_array_equal(first[0]["cells"]["X"], X[parts[1]][:64])
+
+
+def test_hp13_mixtures_hold_only_cells_of_their_split(manager):
+    splitter, parts, X, types = splitter_of(manager)
+    for name, part in zip(("train", "validation"), parts, strict=False):
+        chunks = splitter.streams[name].chunks
+        for kind in range(3):
+            np.testing.assert_allclose(
+                chunks.counts[chunks.types == kind].sum(axis=0), X[part][types[part] == kind].sum(axis=0), rtol=1e-5
+            )
+
+
+def test_without_validation_cells(manager):
+    splitter, *_ = splitter_of(manager, train_size=1.0)
+    assert splitter.val_dataloader() is None and splitter.n_val == 0
+    assert set(splitter.streams) == {"train"}
+
+
+def test_state_dict_restores_the_split(manager):
+    splitter, parts, *_ = splitter_of(manager)
+    state = splitter.state_dict()
+    assert {name: type(value) for name, value in state.items()} == dict.fromkeys(
+        ("train_idx", "val_idx", "test_idx"), list
+    )
+    splitter.train_idx = splitter.val_idx = splitter.test_idx = np.arange(3)
+    splitter.load_state_dict(state)
+    for found, expected in zip((splitter.train_idx, splitter.val_idx, splitter.test_idx), parts, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.int64
+
+
+def test_options_reach_the_loader_of_cells(manager):
+    splitter, parts, *_ = splitter_of(manager, drop_last=True)
+    loader = splitter.train_dataloader()
+    next(iter(loader))
+    assert len(loader.iterables["cells"]) == len(parts[0]) // 64

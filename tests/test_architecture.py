@@ -1,0 +1,187 @@
+"""Who may import what, read from the source: the rules of "What may import what" in the design."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import hpvade
+
+PACKAGE = Path(hpvade.__file__).parent
+TESTS = Path(__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+PURE = {"simulate": {"numpy", "scipy"}, "nn": {"numpy", "torch"}, "solvers": {"numpy", "torch"}}
+
+EXCEPTIONS = {
+    ("nn/__init__.py", "hpvade.models.hpvade._module"): "the specification lists HP_VADE in nn; loaded when asked for",
+    ("models/hpvade/_model.py", "hpvade.tl"): "HPVADE.evaluate returns the table of tl.evaluate (spec 2.1)",
+}
+
+TESTED_ELSEWHERE = {
+    "_keys.py": "names only",
+    "_cli/_options.py": "declarations of options, used by every command's test",
+    "dataloaders/_gene_names.py": "messages of test_bulk.py and test_reference_checks.py",
+    "models/_encoding.py": "the file format, in models/test_base.py",
+    "models/_saving.py": "the file format, in models/test_base.py",
+    "pl/_palette.py": "the colours of pl/test_proportions.py",
+    "tl/_align.py": "public as tl.compare, in tl/test_evaluate.py",
+}
+
+
+def module_name(path: Path) -> str:
+    parts = ("hpvade", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imports(path: Path, tree: ast.AST):
+    """Yield (module, name or None) of every import in a file, relative ones resolved, in functions, too."""
+    package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                yield (submodule, None) if submodule in MODULES else (module, alias.name)
+
+
+def unit(module: str) -> str:
+    """Sub-package; every family of models is one."""
+    parts = module.split(".")[1:] or [""]
+    is_family = parts[0] == "models" and len(parts) > 1 and not parts[1].startswith("_")
+    return ".".join(parts[:2]) if is_family else parts[0]
+
+
+def layer(module: str) -> int:
+    """Height of a module; it may import lower ones, and those of its own unit at the same height."""
+    top = unit(module)
+    if top.startswith("models."):
+        return 2 if "module" in module.split(".")[-1] else 4
+    heights = {"_keys": 0, "simulate": 1, "nn": 1, "solvers": 1, "models": 3, "dataloaders": 3, "train": 3}
+    return (heights | {"datasets": 5, "pp": 5, "tl": 5, "pl": 6, "_cli": 7})[top]
+
+
+def inside(source: str, target: str, name: str | None) -> str | None:
+    """What is wrong with an import of one of our own modules."""
+    here, there = unit(source), unit(target)
+    if target == "hpvade":
+        return None if name == "__version__" else "import from the sub-package"
+    if here in PURE and here != there:
+        return f"{here} imports nothing of hpvade"
+    if here == "pl" and there not in {"pl", "tl", "_keys"}:
+        return "pl draws tables"
+    if here != there and here.startswith("models.") and there.startswith("models."):
+        return "families of models do not know each other"
+    if layer(target) > layer(source) or (layer(target) == layer(source) and here != there):
+        return "not a lower layer"
+    return None
+
+
+def outside(source: str, target: str, name: str | None) -> str | None:
+    """What is wrong with an import of another package."""
+    root, here = target.split(".")[0], unit(source)
+    if here in PURE and root not in PURE[here] | sys.stdlib_module_names:
+        return f"{here} imports {sorted(PURE[here])} only"
+    if layer(source) == 2 and root in {"anndata", "pandas"}:
+        return "modules are mathematics on tensors"
+    if root == "pytorch_lightning" or (root == "lightning" and not target.startswith("lightning.pytorch")):
+        return "lightning.pytorch only"
+    if root == "scvi":
+        if target.startswith("scvi.external") or (target, name) == ("scvi", "external"):
+            return "scvi.external is no base to build on"
+        if any(part.startswith("_") for part in [*target.split("."), name or ""]):
+            return "private names of scvi"
+    return None
+
+
+def violations(path: Path, text: str) -> list[tuple[str, str, str]]:
+    """(file, what it imports or calls, why not) for every broken rule in a file."""
+    tree, source, file = ast.parse(text), module_name(path), path.relative_to(PACKAGE).as_posix()
+    found = []
+    for target, name in imports(path, tree) if source != "hpvade" else ():
+        wrong = (inside if target.split(".")[0] == "hpvade" else outside)(source, target, name)
+        if wrong:
+            found.append((file, target, wrong))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            absolute = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+            if absolute.split(".")[0] == "hpvade" and not getattr(node, "level", 0):
+                found.append((file, absolute, "relative imports inside the package"))
+        is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if is_print and unit(source) != "_cli":
+            found.append((file, "print", "only the command line prints"))
+    return found
+
+
+def test_imports_follow_the_layers():
+    found = {(file, target): why for path in FILES for file, target, why in violations(path, path.read_text())}
+    assert found.keys() - EXCEPTIONS.keys() == set(), {key: found[key] for key in found.keys() - EXCEPTIONS.keys()}
+    assert EXCEPTIONS.keys() - found.keys() == set(), "exceptions that no file needs any more"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "why"),
+    [
+        ("simulate/_chunks.py", "import pandas", "numpy"),
+        ("simulate/_chunks.py", "from .._keys import Keys", "imports nothing of hpvade"),
+        ("solvers/_linear.py", "from scvi.distributions import NegativeBinomial", "numpy"),
+        ("solvers/_linear.py", "from ..nn import Encoder", "imports nothing of hpvade"),
+        ("nn/_mlp.py", "def f():\n    from ..models.hpvade._module import HP_VADE", "imports nothing of hpvade"),
+        ("models/hpvade/_module.py", "from ._model import HPVADE", "not a lower layer"),
+        ("models/hpvade/_module.py", "import anndata as ad", "tensors"),
+        ("models/hpvade/_scvi_module.py", "from pandas import DataFrame", "tensors"),
+        ("models/hpvade/_scvi_module.py", "from ...dataloaders._bulk import read_bulk", "not a lower layer"),
+        ("models/hpvade/_model.py", "from ..ivae._module import IVAE", "families"),
+        ("models/hpvade/_model.py", "from ... import tl", "not a lower layer"),
+        ("models/_base.py", "from .hpvade import _model", "not a lower layer"),
+        ("dataloaders/_stream.py", "from ..train._fit import fit", "not a lower layer"),
+        ("train/_plan.py", "from ..models.hpvade._model import HPVADE", "not a lower layer"),
+        ("tl/_evaluate.py", "from ..pl import agreement", "not a lower layer"),
+        ("tl/_evaluate.py", "from .. import HPVADE", "sub-package"),
+        ("pl/_training.py", "from ..models.hpvade._model import HPVADE", "pl draws tables"),
+        ("pl/_training.py", "from ..dataloaders._bulk import read_bulk", "pl draws tables"),
+        ("pp/_simulate_bulk.py", "from hpvade.simulate import draw_mixtures", "relative"),
+        ("pp/_simulate_bulk.py", "import hpvade", "relative"),
+        ("train/_runner.py", "import pytorch_lightning as pl", "lightning.pytorch"),
+        ("train/_runner.py", "import lightning as L", "lightning.pytorch"),
+        ("train/_runner.py", "from scvi.train._trainrunner import TrainRunner", "private"),
+        ("train/_runner.py", "from scvi.model.base import _utils", "private"),
+        ("train/_runner.py", "from scvi.external import SOLO", "scvi.external"),
+        ("train/_runner.py", "from scvi import external", "scvi.external"),
+        ("train/_runner.py", "print('done')", "prints"),
+    ],
+)
+def test_a_broken_rule_is_found(file, line, why):
+    assert any(why in reason for _, _, reason in violations(PACKAGE / file, line))
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("_cli/_demo.py", "from .. import datasets\nfrom ..pl import agreement\nprint('done')"),
+        ("pl/_agreement.py", "from ..tl._align import compare"),
+        ("tl/_evaluate.py", "from ..solvers import nnls"),
+        ("pp/_simulate_bulk.py", "from ..dataloaders._simulate import simulate_from_cells"),
+        ("models/hpvade/_model.py", "import pandas\nfrom .._base import BaseModel\nfrom ._module import HP_VADE"),
+        ("models/hpvade/_scvi_module.py", "import lightning.pytorch as lp\nfrom ._module import HP_VADE"),
+        ("models/_saving.py", "from .. import __version__"),
+    ],
+)
+def test_good_imports_are_not_refused(file, line):
+    assert violations(PACKAGE / file, line) == []
+
+
+def test_every_source_file_has_a_test_file():
+    without = set()
+    for path in FILES:
+        file = path.relative_to(PACKAGE)
+        if path.name != "__init__.py" and not (TESTS / file.parent / f"test_{file.name.removeprefix('_')}").exists():
+            without.add(file.as_posix())
+    assert without == set(TESTED_ELSEWHERE)
