@@ -1,4 +1,7 @@
-"""`HPVADE`: proportions of cell types in bulk samples, from a labelled single-cell reference."""
+"""`HPVADE`: proportions of cell types in bulk samples, from a labelled single-cell reference.
+
+Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
+"""
 
 from typing import Literal
 
