@@ -17,7 +17,7 @@ MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
 SOLVER_GENES = 1000
 ANCHOR_WEIGHT = 0.02
 ABUNDANT_GENES = 500
-# Held-out cells of a reference's own study lie at 0.20 to 0.36, real bulk of other platforms at 0.52 to 0.90 (three
+# Held-out cells of a reference's own study lie at 0.19 to 0.42, real bulk of other platforms at 0.52 to 0.86 (four
 # references, two cohorts, no truth used: benchmarks/heldout.py).
 SAME_PLATFORM, OTHER_PLATFORM = 0.35, 0.5
 
