@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: planted data, small trained models, deep comparison."""
 
 import contextlib
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy import sparse
 
 import hpvade as hp
 
+# read when torch loads, here, in subprocesses and in notebooks: waiting threads must not keep a core from other work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 

@@ -1,5 +1,6 @@
 """The console script ``hpvade``: one file per sub-command, heavy packages imported only when a command runs."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -41,3 +42,5 @@ def main(
     Try `hpvade demo` first: it runs on real data that the package ships. Every command explains itself with
     --help. Results go to files; they appear only when complete.
     """
+    # read when torch loads: on a machine with other work, threads that spin while they wait cost most of the time
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
