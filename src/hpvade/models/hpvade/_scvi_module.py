@@ -168,7 +168,9 @@ class HPVADEModule(DeconvolutionModule):
         kl = _kl_to_standard(inference_outputs["qz"])
         # multinomial likelihood of the counts under the type's column, against the start's: its optimum is the mean
         change = log_softmax(self.log_S[self.gene_index], 0) - log_softmax(self.log_S_ref[self.gene_index], 0)
-        proto = -(x * change.T[labels]).sum() / x.sum().clamp(min=1)
+        # sums per type by a product: the gradient of indexing by label adds up in an order that threads decide
+        counts = one_hot(labels, self.n_types).to(x.dtype).T @ x
+        proto = -(counts * change.T).sum() / x.sum().clamp(min=1)
         prior = (self.log_S - self.log_S_ref)[self.gene_index].square().mean()
         cells = (reconstruction.mean() + kl_weight * self.lambda_kl * kl.mean()) / n_genes
         loss = cells + self.lambda_proto * proto + self.lambda_ref * prior
