@@ -31,7 +31,7 @@ from ._deconvolve import deconvolve
 from ._options import module_options
 from ._scvi_module import HPVADEModule, LiteralModule
 
-_STEPS = 400  # a budget of about half a minute on two cores
+_STEPS = 400  # a budget: about a minute for a few thousand cells on two cores
 
 
 class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
@@ -305,7 +305,7 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         key_added
             `bulk_adata.obsm` key of the result.
         refine
-            False returns the network's answer alone, at over ten thousand samples per second.
+            False returns the network's answer alone, several times faster; benchmarks/RESULTS.md has the figures.
         batch_size
             Samples per pass of the network; 256 when None.
         gene_length_key
