@@ -161,7 +161,7 @@ def objective(amounts, factor, bulk, signature, offset):
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_direct_minimisation_of_squared_log_residuals(seed):
     _, signature, bulk = even_residuals(seed)
-    fit = solve(bulk, signature, gene_factor=False, depth=np.full(6, 1e12), n_iterations=60)
+    fit = solve(bulk, signature, gene_factor=False, gene_weight=False, depth=np.full(6, 1e12), n_iterations=60)
     for row, found in zip(bulk, fit.rna_proportions.numpy(), strict=True):
 
         def loss(log_amounts, row=row):
@@ -197,6 +197,42 @@ def test_weights_fade_genes_of_few_counts():
     weighted = minimum(lambda mean: 0.3 / (0.3 + 1 / (depth * mean)))
     np.testing.assert_allclose(found[0], weighted, atol=1e-3)
     assert np.abs(weighted - minimum(np.ones_like)).max() > 4e-3
+
+
+def test_genes_that_scatter_over_the_cohort_count_less():
+    truth, signature, bulk = problem(n=30)
+    rng = np.random.default_rng(3)
+    scatter = np.where(rng.random(len(signature)) < 0.5, 1.0, 0.1)
+    seen = bulk * np.exp(scatter * rng.standard_normal(bulk.shape))
+    fit, equal = solve(seen, signature), solve(seen, signature, gene_weight=False)
+    weight = fit.gene_weight.numpy()
+    assert np.median(weight[scatter == 1]) < 0.2 * np.median(weight[scatter == 0.1])
+    assert (equal.gene_weight == 1).all()
+    assert rmse(fit.rna_proportions, truth) < 0.8 * rmse(equal.rna_proportions, truth)
+    given = solve(seen, signature, gene_weight=weight, gene_factor=fit.gene_factor)
+    np.testing.assert_allclose(given.rna_proportions, fit.rna_proportions, atol=1e-3)
+
+
+def test_covariance_is_that_of_repeated_draws_of_the_genes_errors():
+    rng = np.random.default_rng(4)
+    truth, signature, _ = problem(n=1, n_genes=800, n_types=3)
+    bulk = (truth @ signature.T) * np.exp(rng.normal(0, 0.3, (400, 800)))
+    fit = solve(bulk, signature, gene_factor=False, gene_weight=False, depth=np.full(400, 1e9), covariance=True)
+    estimated = fit.covariance.mean(dim=0).numpy()
+    # amounts over their total: the same up to the total, whose error is shared by the types
+    amounts = np.stack([fit.rna_proportions.numpy()[:, k] for k in range(3)])
+    centre = np.eye(3) - np.outer(amounts.mean(axis=1), np.ones(3))
+    np.testing.assert_allclose(np.diag(centre @ estimated @ centre.T), amounts.var(axis=1), rtol=0.2)
+
+
+def test_covariance_grows_for_similar_types():
+    rng = np.random.default_rng(5)
+    _, signature, _ = problem(n_types=3)
+    signature[:, 2] = signature[:, 1] * rng.lognormal(0, 0.1, len(signature))
+    signature /= signature.sum(axis=0)
+    bulk = (np.full((1, 3), 1 / 3) @ signature.T) * rng.lognormal(0, 0.2, (1, len(signature)))
+    sd = solve(bulk, signature, covariance=True).covariance[0].diagonal().sqrt()
+    assert sd[1] > 3 * sd[0] and sd[2] > 3 * sd[0]
 
 
 def test_zero_samples_and_absent_types_stay_finite():

@@ -21,13 +21,19 @@ class RobustFit:
         (samples x types): fractions of RNA, rows sum to one.
     gene_factor
         (genes,): log platform factor shared by the cohort; zeros when there is none.
+    gene_weight
+        (genes,): how far the cohort trusts each gene, 1 for the median gene; ones without a cohort.
     residual
         (samples,): robust standard deviation of the log residuals over genes.
+    covariance
+        (samples x types x types) of the log-scale model's amounts over their total, or None if not asked for.
     """
 
     rna_proportions: Tensor
     gene_factor: Tensor
+    gene_weight: Tensor
     residual: Tensor
+    covariance: Tensor | None = None
 
 
 def robust(
@@ -39,11 +45,14 @@ def robust(
     anchor_weight: float = 0.0,
     gene_factor: bool | Tensor = True,
     factor_penalty: float = 1.0,
+    gene_weight: bool | Tensor = True,
+    weight_samples: float = 20.0,
     offset: float = 5e-5,
     dispersion: float = 0.3,
     n_iterations: int = 12,
     factor_samples: int = 256,
     block: int = 256,
+    covariance: bool = False,
 ) -> RobustFit:
     r"""Fractions of RNA by robust regression of log expression (maximum a posteriori).
 
@@ -55,10 +64,13 @@ def robust(
               + \kappa \sum_{nk} A_{n,kk} (b_{nk} - \bar b_n \pi_{nk})^2 ,
 
     with Huber's :math:`\rho` at 1.345 robust standard deviations, weights
-    :math:`v_{ng} = \phi / (\phi + 1 / (N_n(\mu_{ng} + c_n)))` that fade genes whose counts are few, the cohort's gene
-    factor f (how the bulk's platform sees each gene against the reference's), and an optional anchor
-    :math:`\pi` (fractions from elsewhere, such as a network). Gauss-Newton on the log residuals: each step is a
-    weighted non-negative least squares problem, solved for all samples at once.
+    :math:`v_{ng} = w_g \phi / (\phi + 1 / (N_n(\mu_{ng} + c_n)))` that fade genes whose counts are few, the cohort's
+    gene factor f (how the bulk's platform sees each gene against the reference's), and an optional anchor
+    :math:`\pi` (fractions from elsewhere, such as a network). Genes that scatter over the cohort where composition
+    and factor leave nothing to explain (states of cells, not types) count less: :math:`w_g \propto 1 / s_g^2` with the
+    moderated variance :math:`s_g^2 = (d s_0^2 + \sum_n e_{ng}^2) / (d + N)`, where :math:`s_0^2` is the median gene's.
+    Gauss-Newton on the log residuals: each step is a weighted non-negative least squares problem, solved for all
+    samples at once.
 
     Parameters
     ----------
@@ -76,6 +88,10 @@ def robust(
         Estimate the factor (needs two samples or more), none (False), or use a given one (genes,).
     factor_penalty
         Lambda, in units of one sample's gene weight: the factor is the mean residual times n / (n + lambda).
+    gene_weight
+        Estimate :math:`w_g` (needs two samples or more), none (False), or use given ones (genes,).
+    weight_samples
+        d, samples that the median gene's variance counts for.
     offset
         Smallest c, as a share of the total (5e-5 = 0.5 counts per ten thousand); half a count where depth is low.
     dispersion
@@ -83,9 +99,13 @@ def robust(
     n_iterations
         Gauss-Newton steps.
     factor_samples
-        Cohorts larger than this estimate the gene factor from as many samples, evenly spaced.
+        Cohorts larger than this estimate gene factor and weights from as many samples, evenly spaced.
     block
         Samples solved together; bounds the memory.
+    covariance
+        Also return the covariance of the amounts: the sandwich :math:`H^{-1} (\sum_g u_g u_g^\top) H^{-1}` with the
+        genes as independent draws, :math:`u_g` the gene's term of the gradient with the factor put back into its
+        residual, so that another platform's factors are among the draws.
 
     Raises
     ------
@@ -95,7 +115,8 @@ def robust(
     References
     ----------
     Huber, Robust Statistics (1981) for the loss; weighting by relative error as in DWLS (Tsoucas et al., Nature
-    Communications 2019).
+    Communications 2019). White, Econometrica 48 (1980) for the covariance; Smyth, Statistical Applications in Genetics
+    and Molecular Biology 3 (2004) for moderated variances.
 
     Examples
     --------
@@ -115,24 +136,43 @@ def robust(
     start = start if anchor is None else anchor.float()
     start = start * (bulk.sum(1) / (start @ signature.T).sum(1).clamp(min=1e-30))[:, None]
 
-    factor = torch.zeros(n_genes, device=bulk.device)
-    if isinstance(gene_factor, Tensor):
-        factor = gene_factor.float()
-    elif gene_factor and n > 1:
+    factor = gene_factor.float() if isinstance(gene_factor, Tensor) else torch.zeros(n_genes, device=bulk.device)
+    given_weight = isinstance(gene_weight, Tensor)
+    problem.gene_weight = gene_weight.float() if given_weight else torch.ones(n_genes, device=bulk.device)
+    find_factor, find_weight = gene_factor is True and n > 1, gene_weight is True and n > 1
+    if find_factor or find_weight:
         few = torch.linspace(0, n - 1, min(n, factor_samples), device=bulk.device).round().long()
         rows = [x if x is None else x[few] for x in (bulk, depth, start, anchor)]
-        factor = problem.solve(*rows, factor, n_iterations, factor_penalty)[1]
+        penalty = factor_penalty if find_factor else None
+        amounts, factor, residual = problem.solve(*rows, factor, n_iterations, penalty)
+        if find_weight:
+            problem.gene_weight = _gene_weight(residual, weight_samples)
+            rows[2] = amounts
+            _, factor, residual = problem.solve(*rows, factor, n_iterations // 2, penalty)
+            problem.gene_weight = _gene_weight(residual, weight_samples)
 
-    amounts, residual = [], []
+    parts = []
     for i in range(0, n, block):
         rows = [x if x is None else x[i : i + block] for x in (bulk, depth, start, anchor)]
         amount, _, e = problem.solve(*rows, factor, n_iterations, None)
-        amounts.append(amount)
-        residual.append(MAD * e.abs().median(dim=1).values)
-    amounts = torch.cat(amounts)
-    total = amounts.sum(dim=1, keepdim=True)
-    fractions = torch.where(total > 0, amounts / total.clamp(min=1e-30), 1 / amounts.shape[1])
-    return RobustFit(fractions, factor, torch.cat(residual))
+        total = amount.sum(dim=1, keepdim=True).clamp(min=1e-30)
+        part = [amount / total, MAD * e.abs().median(dim=1).values]
+        if covariance:
+            part.append(problem.covariance(amount, factor, *rows[:2]) / total[:, :, None].double() ** 2)
+        parts.append(part)
+    fractions, residual, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    fractions = torch.where(fractions.sum(dim=1, keepdim=True) > 0, fractions, 1 / fractions.shape[1])
+    return RobustFit(fractions, factor, problem.gene_weight, residual, *rest)
+
+
+def _gene_weight(residual: Tensor, weight_samples: float) -> Tensor:
+    """Inverse moderated variance of the log residuals (samples x genes) over samples, 1 for the median gene."""
+    centred = residual - residual.median(dim=1, keepdim=True).values
+    limit = 4 * MAD * centred.abs().median()
+    squares = centred.clamp(-limit, limit).square()
+    typical = squares.mean(dim=0).median()
+    moderated = (weight_samples * typical + squares.sum(dim=0)) / (weight_samples + len(residual))
+    return typical.clamp(min=1e-30) / moderated.clamp(min=1e-30)
 
 
 class _Problem:
@@ -141,6 +181,7 @@ class _Problem:
     def __init__(self, signature: Tensor, offset: float, dispersion: float, anchor_weight: float):
         self.signature, self.offset, self.dispersion, self.anchor_weight = signature, offset, dispersion, anchor_weight
         self.unit = signature.sum(dim=0).mean().clamp(min=1e-30)  # keeps squares of small shares inside float32
+        self.gene_weight = torch.ones(len(signature), device=signature.device)
 
     def solve(
         self,
@@ -176,7 +217,7 @@ class _Problem:
 
     def _weights(self, mean: Tensor, residual: Tensor, limit: Tensor, depth: Tensor) -> Tensor:
         robust = (limit / residual.abs().clamp(min=1e-12)).clamp(max=1)
-        return robust * self.dispersion / (self.dispersion + 1 / (mean * depth[:, None]))
+        return self.gene_weight * robust * self.dispersion / (self.dispersion + 1 / (mean * depth[:, None]))
 
     def _step(
         self,
@@ -204,3 +245,21 @@ class _Problem:
             target = target + pull * anchor.double() * amounts.double().sum(dim=1, keepdim=True)
         gram = gram + torch.diag_embed(ridge)
         return coordinate_descent(gram, target, amounts.double(), n_sweeps=10, tolerance=1e-7).float()
+
+    def covariance(self, amounts: Tensor, factor: Tensor, bulk: Tensor, depth: Tensor) -> Tensor:
+        """Sandwich covariance of the amounts (samples x types x types), genes as independent draws."""
+        n_types = amounts.shape[1]
+        offset = (0.5 / depth[:, None]).clamp(min=self.offset)
+        mean, residual = self._residual(amounts, factor, torch.log(bulk + offset), offset)
+        limit = HUBER * MAD * residual.abs().median(dim=1, keepdim=True).values
+        weight = self._weights(mean, residual, limit, depth)
+        scaled = self.signature * (factor.exp() / self.unit)[:, None]
+        pairs = (scaled[:, :, None] * scaled[:, None, :]).reshape(len(scaled), -1)
+        mean = mean / self.unit
+        # Huber's score is flat beyond the limit: such genes do not hold the estimate
+        curvature = (weight * (residual.abs() <= limit) / mean.square()) @ pairs
+        spread = (weight * (residual + factor).clamp(-2, 2) / mean).square() @ pairs
+        curvature, spread = (x.double().reshape(-1, n_types, n_types) for x in (curvature, spread))
+        diagonal = torch.diagonal(curvature, dim1=1, dim2=2)
+        inverse = torch.linalg.inv(curvature + torch.diag_embed((1e-6 + self.anchor_weight) * diagonal.clamp(min=1e-30)))
+        return inverse @ spread @ inverse

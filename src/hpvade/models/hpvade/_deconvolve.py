@@ -10,11 +10,10 @@ from anndata import AnnData
 from torch import Tensor
 
 from ..._keys import Keys
-from ...dataloaders._bulk import read_bulk
-from ...solvers import nnls
+from ...dataloaders._bulk import AlignedBulk, read_bulk
+from ...solvers import RobustFit, nnls
 
 MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
-SOLVER_GENES = 1000
 ANCHOR_WEIGHT = 0.02
 ABUNDANT_GENES = 500
 # Held-out cells of a reference's own study lie at 0.19 to 0.42, real bulk of other platforms at 0.52 to 0.86 (four
@@ -39,24 +38,68 @@ class Provenance:
     cell_sizes: pd.DataFrame
 
 
+@dataclass
+class Estimate:
+    """What the model says about a cohort; tensors on the module's device, rows are samples.
+
+    Attributes
+    ----------
+    bulk
+        The bulk on the model's genes, and what was found reading it.
+    shares
+        (samples x all genes): expression as shares of the sample's total.
+    present
+        bool (all genes,): genes that take part.
+    depth
+        (samples,): counts that a share of one stands for.
+    network
+        (samples x types): fractions of cells by the network alone.
+    genes, fit
+        The robust regression and the genes it saw (index); None without refinement.
+    rna, cells
+        (samples x types): fractions of RNA and of cells.
+    sizes
+        (types,): RNA content per cell that turned one into the other.
+    platform_distance
+        See `platform_distance`; 0 without refinement.
+    """
+
+    bulk: AlignedBulk
+    shares: Tensor
+    present: Tensor
+    depth: Tensor
+    network: Tensor
+    genes: Tensor | None
+    fit: RobustFit | None
+    rna: Tensor
+    cells: Tensor
+    sizes: Tensor
+    platform_distance: float
+
+
 @torch.no_grad()
-def deconvolve(
-    model, bulk: AnnData, *, fractions: str, key_added: str, refine: bool, batch_size: int, **reading
-) -> pd.DataFrame:
-    """See `HPVADE.deconvolve`."""
-    model._require_trained("deconvolve")
-    if fractions not in ("cell", "rna"):
-        raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
+def estimate(model, bulk: AnnData, *, refine: bool = True, batch_size: int = 256, **reading) -> Estimate:
+    """Read the bulk and estimate its composition; nothing is written.
+
+    `reading` are the arguments of `hpvade.dataloaders._bulk.read_bulk`.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
     aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
-    module = model.module
-    device = module.gene_index.device
+    device = model.module.gene_index.device
     shares = torch.from_numpy(aligned.values).to(device)
     present = torch.from_numpy(aligned.present).to(device)
-    if reading["missing"] == "zero":
+    if reading.get("missing") == "zero":
         present = torch.ones_like(present)
+    return estimate_shares(model, aligned, shares, present, refine=refine, batch_size=batch_size)
 
+
+@torch.no_grad()
+def estimate_shares(
+    model, aligned: AlignedBulk | None, shares: Tensor, present: Tensor, *, refine: bool = True, batch_size: int = 256
+) -> Estimate:
+    """Estimate the composition of `shares` (samples x all genes), any linear scale; they are divided by their totals."""
+    module = model.module
     # small blocks stay in the processor's cache through every step
     depth, network = [], []
     for rows in shares.split(batch_size):
@@ -64,40 +107,49 @@ def deconvolve(
         network.append(module.predict(rows, present))
     depth, network = torch.cat(depth), torch.cat(network)
     umi = module.mean_counts.sum(dim=0)
-    distance, trust = 0.0, 0.0
+    rna, genes, fit, distance, trust = module.cells_to_rna(network, umi), None, None, 0.0, 0.0
     if refine and model.preset != "spec":
-        anchor = module.cells_to_rna(network, umi)
-        fit = module.refine(shares, present, depth, anchor, SOLVER_GENES, anchor_weight=ANCHOR_WEIGHT)
+        genes, fit = module.refine(shares, present, depth, rna, anchor_weight=ANCHOR_WEIGHT, covariance=True)
         rna = fit.rna_proportions
-        few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=device).round().long()
+        few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
         signature = module.signature()[present] / module.signature().sum(dim=0)
         distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
         trust = trust_in_published_sizes(distance)
-    else:
-        rna = module.cells_to_rna(network, umi)
     sizes = umi * module.size_ratio ** (trust if model.cell_size == "pooled" else 1.0)  # others were asked for by name
     cells = module.rna_to_cells(rna, sizes)
-    baseline = nnls(shares, module.mean_counts * present[:, None])
+    return Estimate(aligned, shares, present, depth, network, genes, fit, rna, cells, sizes, distance)
+
+
+@torch.no_grad()
+def deconvolve(model, bulk: AnnData, *, fractions: str, key_added: str, **options) -> pd.DataFrame:
+    """See `HPVADE.deconvolve`."""
+    model._require_trained("deconvolve")
+    if fractions not in ("cell", "rna"):
+        raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
+    found = estimate(model, bulk, **options)
+    baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
 
     def table(x: Tensor) -> pd.DataFrame:
         x = x.double()
         x = (x / x.sum(dim=1, keepdim=True).clamp(min=1e-300)).cpu().numpy()
         return pd.DataFrame(x, index=bulk.obs_names.copy(), columns=model.cell_types)
 
-    result, rna_table = table(cells if fractions == "cell" else rna), table(rna)
+    result, rna_table = table(found.cells if fractions == "cell" else found.rna), table(found.rna)
     provenance = Provenance(
         hpvade_version=version("hpvade"),
         model=type(model).__name__,
         preset=model.preset,
         fractions=fractions,
-        input_type=aligned.input_type,
-        refined=refine and model.preset != "spec",
-        n_genes=int(aligned.present.sum()),
-        n_genes_missing=int((~aligned.present).sum()),
-        gene_overlap=float(aligned.overlap),
-        platform_distance=float(distance),
+        input_type=found.bulk.input_type,
+        refined=found.fit is not None,
+        n_genes=int(found.bulk.present.sum()),
+        n_genes_missing=int((~found.bulk.present).sum()),
+        gene_overlap=float(found.bulk.overlap),
+        platform_distance=float(found.platform_distance),
         # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
-        cell_sizes=pd.DataFrame({"size": (sizes / sizes.mean()).double().cpu().numpy()}, index=model.cell_types),
+        cell_sizes=pd.DataFrame(
+            {"size": (found.sizes / found.sizes.mean()).double().cpu().numpy()}, index=model.cell_types
+        ),
     )
     bulk.obsm[key_added] = result
     bulk.obsm[Keys.rna(key_added)] = rna_table

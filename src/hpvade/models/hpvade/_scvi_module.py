@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
 
 from ...nn._blocks import dead_unit_share, hidden_layers
 from ...nn._normalize import Standardizer, log1p_cp10k
-from ...solvers import robust
+from ...solvers import RobustFit, marker_genes, robust
 from ._module import HP_VADE
 
 
@@ -219,15 +219,15 @@ class HPVADEModule(DeconvolutionModule):
         return softmax(self.logits(bulk[:, self.gene_index], present[self.gene_index].float()), dim=1)
 
     @torch.inference_mode()
-    def refine(self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, n_genes: int, **options):
-        """Robust regression on the learned signature over the most informative genes that the bulk has.
+    def refine(self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, **options) -> tuple[Tensor, RobustFit]:
+        """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
-        Returns `hpvade.solvers.RobustFit`; `bulk` (samples x all genes) as shares of the sample's total.
+        `bulk` (samples x all genes) as shares of the sample's total. Returns the index of these genes and the fit.
         """
-        score = torch.where(present, self.gene_score, torch.zeros_like(self.gene_score))
-        genes = score.argsort(descending=True, stable=True)[: min(n_genes, int((score > 0).sum()))]
         signature = self.signature()
-        return robust(bulk[:, genes], (signature / signature.sum(dim=0))[genes], depth=depth, anchor=anchor, **options)
+        signature = signature / signature.sum(dim=0)
+        genes = marker_genes(signature, present & (self.gene_score > 0))
+        return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
 
 
 class LiteralModule(DeconvolutionModule):
