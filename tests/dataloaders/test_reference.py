@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 import hpvade.dataloaders._reference as reference_module
-from hpvade.dataloaders._reference import gene_scores, reference_signature, sum_chunks
+from hpvade.dataloaders._reference import donor_variance, gene_scores, reference_signature, sum_chunks
 from hpvade.dataloaders._rows import iter_rows
 
 RNG = np.random.default_rng(0)
@@ -125,3 +125,23 @@ def test_gene_scores_equal_numpy_and_leave_uninformative_genes_out():
 def test_gene_scores_do_not_depend_on_rna_content():
     names = np.array([f"gene_{g}" for g in range(20)])
     np.testing.assert_allclose(gene_scores(rates.T * [1, 10, 0.1], names), gene_scores(rates.T, names), rtol=1e-12)
+
+
+def test_donor_variance_equals_numpy_and_fills_types_that_one_donor_has():
+    rng = np.random.default_rng(0)
+    # type 0: donors 0, 1, 2 with 6, 8 and 3 cells; type 1: donors 0 and 1; type 2: donor 1 only
+    sizes = {(0, 0): 6, (0, 1): 8, (0, 2): 3, (1, 0): 5, (1, 1): 7, (2, 1): 9}
+    types, donors = (np.concatenate([np.full(n, key[i]) for key, n in sizes.items()]) for i in (0, 1))
+    X = rng.poisson(3, (len(types), 10))
+    chunks = sum_chunks(X, types, donors, 3, np.random.default_rng(1))
+    found = donor_variance(chunks)
+
+    def shares(k, d):
+        total = X[(types == k) & (donors == d)].sum(axis=0)
+        return total / total.sum()
+
+    expected = [np.var([shares(k, d) for d in (0, 1)], axis=0, ddof=1) for k in (0, 1)]  # donor 2 has too few cells
+    np.testing.assert_allclose(found[:, :2].T, expected)
+    np.testing.assert_allclose(found[:, 2], np.mean(expected, axis=0))
+    with pytest.raises(ValueError, match="no type has 5 cells or more from each of two donors.*sample_key"):
+        donor_variance(sum_chunks(X, types, np.zeros_like(types), 3, np.random.default_rng(1)))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hpvade.dataloaders._reference_checks import check_reference
+from hpvade.dataloaders._reference_checks import check_cells, check_reference, check_signature
 
 TYPES = np.array(["B", "CD4 T", "Mono"] * 8)
 
@@ -261,6 +261,20 @@ def test_non_integer_counts_warn_and_name_the_layer(make):
     assert fingerprint(adata) == before
 
 
+def test_cells_without_labels():
+    adata = reference()
+    check_cells(adata, columns={"batch_key": "donor", "labels_key": None})
+    with pytest.raises(KeyError, match="size_factor_key='size' is not a column"):
+        check_cells(adata, columns={"size_factor_key": "size"})
+    with pytest.raises(KeyError, match="layer 'raw'"):
+        check_cells(adata, layer="raw")
+    logged = reference(np.log1p(reference().X))
+    with pytest.raises(ValueError, match="looks log-transformed"):
+        check_cells(logged)
+    with pytest.warns(UserWarning, match="adata.X holds values that are not integers"):
+        check_cells(logged, logged="warning")
+
+
 def test_memory_does_not_grow_with_cells():
     """240 MB in float32, of which blocks of 4 MB are in memory one at a time."""
     dask_array = pytest.importorskip("dask.array")
@@ -271,3 +285,30 @@ def test_memory_does_not_grow_with_cells():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+SIGNATURE = pd.DataFrame({"B": [1.0, 0.0, 2.0], "T": [0.0, 3.0, 1.0]}, index=["MS4A1", "CD3E", "ACTB"])
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        (SIGNATURE[["B"]], "3 genes x 1 types; expected .* two types or more"),
+        (SIGNATURE.iloc[:0], "0 genes x 2 types"),
+        (SIGNATURE.set_axis(["B", "B"], axis=1), r"names types more than once, such as \['B'\]"),
+        (SIGNATURE.set_axis(["CD3E", "CD3E", "ACTB"]), r"names genes more than once, such as \['CD3E'\]"),
+        (SIGNATURE.reset_index(names="gene"), r"columns \['gene'\] hold no numbers. Gene names belong in the index"),
+        (SIGNATURE.replace(3.0, np.nan), "holds nan for gene 'CD3E' in 'T'; expected finite values >= 0"),
+        (SIGNATURE.replace(2.0, np.inf), "holds inf for gene 'ACTB' in 'B'"),
+        (SIGNATURE.replace(2.0, -1.0), "holds -1 for gene 'ACTB' in 'B'"),
+        (SIGNATURE.assign(B=0), r"no expression for \['B'\]. Remove such types"),
+    ],
+)
+def test_bad_signatures(signature, message):
+    with pytest.raises(ValueError, match=message):
+        check_signature(signature)
+
+
+def test_a_good_signature_passes():
+    assert check_signature(SIGNATURE) is None
+    assert check_signature(SIGNATURE.astype(int)) is None

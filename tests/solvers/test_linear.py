@@ -110,3 +110,29 @@ def test_coordinate_descent_keeps_the_start_unchanged_and_does_not_depend_on_it(
 def test_shapes_that_do_not_match(shapes):
     with pytest.raises(ValueError, match=r"expected \(samples x genes\) and \(genes x types\)"):
         nnls(*(torch.ones(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("similar", [None, 0.01])
+def test_weighted_nnls_equals_scipy(seed, similar):
+    rng = np.random.default_rng(seed)
+    bulk, signature = problem(seed)
+    if similar:
+        signature[:, 4] = signature[:, 3] * rng.lognormal(0, similar, 80)
+    weight = rng.lognormal(0, 3, bulk.shape)
+    root = np.sqrt(weight)
+    expected = np.stack([scipy_nnls(r[:, None] * signature, r * y)[0] for r, y in zip(root, bulk, strict=True)])
+    found = nnls(*(torch.from_numpy(x) for x in (bulk, signature, weight))).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * expected.max() / (similar or 1))
+
+
+def test_weights_shared_by_all_samples():
+    bulk, signature = problem(9)
+    weight = np.random.default_rng(0).lognormal(0, 1, 80)
+    each, shared = (
+        nnls(*(torch.from_numpy(x) for x in (bulk, signature, w))) for w in (np.tile(weight, (6, 1)), weight)
+    )
+    np.testing.assert_allclose(shared, each, rtol=1e-10)
+    np.testing.assert_allclose(
+        nnls(torch.from_numpy(bulk), torch.from_numpy(signature), torch.ones(80)), solve(bulk, signature), rtol=1e-6
+    )

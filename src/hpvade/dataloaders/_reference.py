@@ -127,3 +127,29 @@ def gene_scores(mean_counts: np.ndarray, genes: np.ndarray) -> np.ndarray:
     cpm = mean_counts / mean_counts.sum(axis=0) * 1e6
     score = np.log(cpm + 10).std(axis=1)
     return np.where([_UNINFORMATIVE.match(str(gene)) is None for gene in genes], score, 0.0)
+
+
+def donor_variance(chunks: ChunkSums) -> np.ndarray:
+    """Variance between donors of the relative profile of every type, (genes x types); relative as in shares of RNA.
+
+    Over donors with five cells of the type or more. A type that fewer than two donors have takes the mean variance of
+    the other types.
+
+    Raises
+    ------
+    ValueError
+        If no type has two such donors.
+    """
+    types, _, n_cells, counts = chunks.sums_by_donor()
+    variance = np.full((counts.shape[1], chunks.n_types), np.nan)
+    for k in range(chunks.n_types):
+        own = counts[(types == k) & (n_cells >= _MIN_CELLS)].astype(np.float64)
+        if len(own) > 1:
+            variance[:, k] = (own / own.sum(axis=1, keepdims=True)).var(axis=0, ddof=1)
+    known = np.isfinite(variance).all(axis=0)
+    if not known.any():
+        raise ValueError(
+            f"no type has {_MIN_CELLS} cells or more from each of two donors; the variance between donors needs that. "
+            "Pass the column of donors as sample_key, or use a method that does without it."
+        )
+    return np.where(known, variance, variance[:, known].mean(axis=1, keepdims=True))

@@ -4,6 +4,7 @@ import re
 import warnings
 from itertools import permutations
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -60,6 +61,48 @@ def check_reference(
     >>> obs = pd.DataFrame({"cell_type": ["B", "B", "T", "T"]}, index=list("abcd"))
     >>> check_reference(anndata.AnnData(np.ones((4, 3)), obs=obs), "cell_type")
     """
+    _check_own(adata)
+    check_column(adata.obs, "labels_key", labels_key)
+    _check_types(adata.obs[labels_key], labels_key)
+    check_cells(adata, layer=layer, columns={"batch_key": batch_key, "sample_key": sample_key})
+
+
+def check_cells(
+    adata: AnnData, *, layer: str | None = None, columns: dict[str, str | None] | None = None, logged: str = "error"
+) -> None:
+    """Refuse cells that no count model could learn from, before anything is written; labels are not needed.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts. In memory, backed or with Dask arrays.
+    layer
+        Layer with the counts; `adata.X` when None.
+    columns
+        Columns of `adata.obs` that must have a value for every cell, by the argument that named them; None is left out.
+    logged
+        ``"warning"``: values that look logged give the warning of other values that are not integers.
+
+    Raises
+    ------
+    TypeError, KeyError, ValueError
+        As :func:`check_reference`, but for labels.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> check_cells(anndata.AnnData(np.ones((4, 3))))
+    """
+    _check_own(adata)
+    for argument, key in (columns or {}).items():
+        if key is not None:
+            check_column(adata.obs, argument, key)
+    refuse_duplicates(adata.var_names, "adata")
+    X, name = pick_matrix(adata, layer, "adata")
+    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=logged == "error")
+
+
+def _check_own(adata: AnnData) -> None:
     if not isinstance(adata, AnnData):
         raise TypeError(
             f"The reference is a {type(adata).__qualname__}; expected an AnnData. "
@@ -70,13 +113,6 @@ def check_reference(
         raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
     if not (adata.n_obs and adata.n_vars):
         raise ValueError(f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
-    for argument, key in {"labels_key": labels_key, "batch_key": batch_key, "sample_key": sample_key}.items():
-        if key is not None or argument == "labels_key":
-            _check_column(adata.obs, argument, key)
-    _check_types(adata.obs[labels_key], labels_key)
-    refuse_duplicates(adata.var_names, "adata")
-    X, name = pick_matrix(adata, layer, "adata")
-    _check_counts(X, name, adata.obs_names, adata.var_names)
 
 
 def pick_matrix(adata: AnnData, layer: str | None, name: str) -> tuple:
@@ -90,7 +126,8 @@ def pick_matrix(adata: AnnData, layer: str | None, name: str) -> tuple:
     return adata.layers[layer], f"{name}.layers[{layer!r}]"
 
 
-def _check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
+def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
+    """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it."""
     if key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
         raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
@@ -145,29 +182,33 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(word[:-1] if len(word) > 2 and word.endswith("s") else word for word in words)
 
 
-def _check_counts(X, name: str, obs_names: pd.Index, var_names: pd.Index) -> None:
-    largest, n_values, n_broken, n_empty, first_empty = 0.0, 0, 0, 0, None
+def check_counts(
+    X, name: str, obs_names: pd.Index, var_names: pd.Index, *, refuse_logged: bool = True, allow_empty: bool = False
+) -> np.ndarray:
+    """Raise ValueError unless `X` holds counts, warn when they are not integers; True where a cell has none.
+
+    Cells without counts are refused unless `allow_empty`, logged values unless `refuse_logged` is False.
+    """
+    largest, n_values, n_broken, empties = 0.0, 0, 0, []
     for rows, block in iter_rows(X):
         refuse_bad_values(block, rows, name, obs_names, var_names)
         values = block.data[block.data > 0]
         largest = max(largest, values.max(initial=0))
         n_values += values.size
         n_broken += values.size - int(is_integer(values).sum())
-        empty = block.sum(axis=1).A1 == 0
-        if empty.any() and first_empty is None:
-            first_empty = obs_names[rows.start + int(empty.argmax())]
-        n_empty += int(empty.sum())
+        empties.append(block.sum(axis=1).A1 == 0)
+    empty = np.concatenate(empties)
     if not n_values:
         raise ValueError(f"{name} holds only zeros; expected counts. Pass the layer that holds them.")
-    if n_empty:
+    if empty.any() and not allow_empty:
         fix = "sc.pp.filter_cells(adata, min_counts=1)"
         if name != "adata.X":
             fix = f"adata = adata[np.asarray({name}.sum(axis=1)).ravel() > 0].copy()"
         raise ValueError(
-            f"{name} has {n_empty} cells without any count, the first is {str(first_empty)!r}; they say nothing about "
-            f"their type. Remove them with `{fix}`."
+            f"{name} has {empty.sum()} cells without any count, the first is {str(obs_names[empty.argmax()])!r}; they "
+            f"say nothing about their type. Remove them with `{fix}`."
         )
-    if n_broken and largest < _LOGGED_MAX:
+    if n_broken and largest < _LOGGED_MAX and refuse_logged:
         raise ValueError(
             f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
             "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
@@ -179,3 +220,42 @@ def _check_counts(X, name: str, obs_names: pd.Index, var_names: pd.Index) -> Non
             UserWarning,
             stacklevel=3,
         )
+    return empty
+
+
+def check_signature(signature: pd.DataFrame) -> None:
+    """Refuse a signature (genes x types) that no solver could use.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two types; no genes; duplicate genes or types; values that are no numbers, negative, NaN or infinite;
+        a type without expression.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> check_signature(pd.DataFrame({"B": [1.0, 0.0], "T": [0.0, 2.0]}, index=["MS4A1", "CD3E"]))
+    """
+    if signature.shape[1] < 2 or not len(signature):
+        raise ValueError(
+            f"The signature has {len(signature)} genes x {signature.shape[1]} types; expected one row per gene and a "
+            "column for each of two types or more."
+        )
+    for names, what in ((signature.index, "genes"), (signature.columns.astype(str), "types")):
+        if names.has_duplicates:
+            twice = [str(name) for name in names[names.duplicated()].unique()[:3]]
+            raise ValueError(f"The signature names {what} more than once, such as {twice}; expected each once.")
+    texts = [str(name) for name, dtype in signature.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    if texts:
+        raise ValueError(f"The signature's columns {texts[:3]} hold no numbers. Gene names belong in the index.")
+    values = signature.to_numpy(dtype=float)
+    bad = ~((values >= 0) & (values < float("inf")))
+    if bad.any():
+        row, column = (int(i[0]) for i in bad.nonzero())
+        raise ValueError(
+            f"The signature holds {values[row, column]:g} for gene {str(signature.index[row])!r} in "
+            f"{str(signature.columns[column])!r}; expected finite values >= 0 on linear scale."
+        )
+    if len(empty := signature.columns[values.sum(axis=0) == 0]):
+        raise ValueError(f"The signature has no expression for {[str(name) for name in empty[:3]]}. Remove such types.")

@@ -1,6 +1,26 @@
 """Classical and robust linear solvers over (bulk, signature), in torch, for all samples at once."""
 
+from ._dwls import dwls
+from ._hspe import hspe
+from ._instaprism import instaprism
 from ._linear import coordinate_descent, nnls
+from ._markers import marker_genes
+from ._music import music
+from ._rlr import rlr
 from ._robust import RobustFit, robust
+from ._unknown import MIN_SAMPLES, UnknownFit, unknown_component
 
-__all__ = ["RobustFit", "coordinate_descent", "nnls", "robust"]
+__all__ = [
+    "RobustFit",
+    "UnknownFit",
+    "coordinate_descent",
+    "dwls",
+    "hspe",
+    "instaprism",
+    "marker_genes",
+    "music",
+    "nnls",
+    "rlr",
+    "robust",
+    "unknown_component",
+]

@@ -42,11 +42,11 @@ def coordinate_descent(
     return solution
 
 
-def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
-    r"""Non-negative least squares :math:`\min_{b \ge 0} \sum_g (y_g - \sum_k s_{gk} b_k)^2` for every sample.
+def nnls(bulk: Tensor, signature: Tensor, weight: Tensor | None = None) -> Tensor:
+    r"""Non-negative least squares :math:`\min_{b \ge 0} \sum_g w_{ng} (y_{ng} - \sum_k s_{gk} b_{nk})^2`, all samples.
 
-    The baseline that every table prints. With mean counts per cell as `signature`, `b` is proportional to numbers of
-    cells; with columns that sum to one, to RNA.
+    Without weights, the baseline that every table prints. With mean counts per cell as `signature`, `b` is
+    proportional to numbers of cells; with columns that sum to one, to RNA.
 
     Parameters
     ----------
@@ -54,6 +54,9 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
         (samples x genes), linear scale, floating point; its precision is that of the sums over genes.
     signature
         (genes x types), linear scale.
+    weight
+        Non-negative weights of the squared errors, (samples x genes) or (genes,); equal when None. With weights the
+        sums over genes are in float64.
 
     Returns
     -------
@@ -63,6 +66,10 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
     ------
     ValueError
         If the numbers of genes differ.
+
+    References
+    ----------
+    The solution is that of Lawson and Hanson, Solving Least Squares Problems (1974), reached by cyclic coordinates.
 
     Examples
     --------
@@ -76,20 +83,34 @@ def nnls(bulk: Tensor, signature: Tensor) -> Tensor:
     # equal column norms: the solution is the same and coordinate descent converges faster
     scale = signature.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
     unit = signature / scale
-    target = (bulk @ unit.to(bulk.dtype)).double()
-    gram = unit.T @ unit
+    if weight is None:
+        return _minimum(unit.T @ unit, (bulk @ unit.to(bulk.dtype)).double()) / scale
+    gram, target = normal_equations(bulk.double(), unit, weight.double().expand(bulk.shape))
+    own = torch.diagonal(gram, dim1=1, dim2=2).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    return _minimum(gram / own[:, :, None] / own[:, None, :], target / own) / own / scale
+
+
+def normal_equations(bulk: Tensor, signature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram matrices (samples x types x types) and targets (samples x types) of weighted least squares."""
+    n_types = signature.shape[1]
+    pairs = (signature[:, :, None] * signature[:, None, :]).flatten(1)
+    return (weight @ pairs).reshape(-1, n_types, n_types), (weight * bulk) @ signature
+
+
+def _minimum(gram: Tensor, target: Tensor) -> Tensor:
+    """Exact minimum of the quadratic form over non-negative coefficients; shapes as in `coordinate_descent`."""
     solution = coordinate_descent(gram, target, n_sweeps=100)
     for _ in range(100):  # similar types: coordinates alone would take many thousand sweeps
         previous, solution = solution, coordinate_descent(gram, target, solution, n_sweeps=1)
         if ((solution - previous).abs().amax(dim=1) <= 1e-10 * solution.amax(dim=1)).all():
             break
         solution = _face_minimum(gram, target, solution)
-    return solution / scale
+    return solution
 
 
 def _face_minimum(gram: Tensor, target: Tensor, solution: Tensor) -> Tensor:
     """Go to the minimum over the types in use; one that would turn negative is dropped, and the others go on."""
-    for _ in range(len(gram)):
+    for _ in range(gram.shape[-1]):
         used = solution > 0
         face = gram * (used[:, :, None] & used[:, None, :])
         step = (torch.linalg.pinv(face, hermitian=True) @ (target * used)[:, :, None])[:, :, 0] - solution

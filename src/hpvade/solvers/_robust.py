@@ -261,5 +261,6 @@ class _Problem:
         spread = (weight * (residual + factor).clamp(-2, 2) / mean).square() @ pairs
         curvature, spread = (x.double().reshape(-1, n_types, n_types) for x in (curvature, spread))
         diagonal = torch.diagonal(curvature, dim1=1, dim2=2)
-        inverse = torch.linalg.inv(curvature + torch.diag_embed((1e-6 + self.anchor_weight) * diagonal.clamp(min=1e-30)))
+        ridge = (1e-6 + self.anchor_weight) * diagonal.clamp(min=1e-30)
+        inverse = torch.linalg.inv(curvature + torch.diag_embed(ridge))
         return inverse @ spread @ inverse

@@ -1,0 +1,190 @@
+"""What the signature does not contain: one more profile, found from how the cohort's residuals vary."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._linear import check_shapes
+from ._markers import marker_genes
+from ._robust import robust
+
+_FLOOR = 5e-5
+_SIGNIFICANT = 3.0  # standard errors from which on a gene has a part in the unknown
+MIN_SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class UnknownFit:
+    """Result of `unknown_component`.
+
+    Attributes
+    ----------
+    rna_proportions
+        (samples x types): fractions of RNA of the known types; rows sum to one minus `unknown`.
+    unknown
+        (samples,): fraction of RNA that no type explains.
+    profile
+        (genes,): expression of the unknown in the signature's scale; sums to one.
+    """
+
+    rna_proportions: Tensor
+    unknown: Tensor
+    profile: Tensor
+
+
+def unknown_component(
+    bulk: Tensor,
+    signature: Tensor,
+    allowed: Tensor | None = None,
+    *,
+    depth: Tensor | None = None,
+    n_iterations: int = 8,
+    n_seed_genes: int = 100,
+    factor_weight: float = 0.2,
+    profile_penalty: float = 0.05,
+    anchor_weight: float = 0.02,
+    n_samples: int = 256,
+) -> UnknownFit:
+    r"""Robust regression with one type more, whose profile is learned from the cohort.
+
+    For gene g the bulk is :math:`y_{ng} = \kappa_g \sum_k b_{nk} s_{gk} + \theta_g u_n`. A platform factor
+    :math:`\kappa_g` that is free for every gene explains whatever all samples share, so that only what *varies* between
+    samples beyond the known types counts as unknown: an unknown that makes up the same part of every sample cannot be
+    told from a platform. In turn, :math:`\kappa` and :math:`\theta \ge 0` are least squares in relative errors, and
+    :func:`robust` solves for the amounts with the profile :math:`\theta / \kappa` as one more column, drawn to none of
+    it by a weak anchor. Genes that do not vary with the share by three standard errors beside the known types have no
+    part in it, which makes small shares of an uncertain unknown too small rather than too large. The start is the first
+    singular vector of the genes whose residuals vary most.
+
+    Parameters
+    ----------
+    bulk
+        (samples x genes), shares of the sample's total.
+    signature
+        (genes x types), columns that sum to one over all genes.
+    allowed
+        Genes that may be markers, bool (genes,); all when None.
+    depth
+        As in :func:`robust`.
+    n_iterations
+        Rounds.
+    n_seed_genes
+        Genes of the start.
+    factor_weight
+        Pull of :math:`\kappa` towards one, in units of one sample.
+    profile_penalty
+        Pull of :math:`\theta` towards zero, as a share of its curvature.
+    anchor_weight
+        Pull of the unknown towards none; see :func:`robust`.
+    n_samples
+        Larger cohorts learn the profile from as many samples, evenly spaced.
+
+    Raises
+    ------
+    ValueError
+        Fewer than six samples, or shapes that do not match.
+
+    References
+    ----------
+    Residuals as an unknown type: Racle et al., eLife 6 (2017); one more learned column as in semi-supervised
+    non-negative matrix factorisation (Lee and Seung, Nature 401, 1999).
+
+    Examples
+    --------
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> profiles = torch.rand(400, 4, generator=g) ** 6
+    >>> profiles = profiles / profiles.sum(0)
+    >>> parts = torch.rand(20, 4, generator=g)
+    >>> parts = parts / parts.sum(1, keepdim=True)
+    >>> fit = unknown_component(parts @ profiles.T, profiles[:, :3])
+    >>> bool(torch.corrcoef(torch.stack([fit.unknown, parts[:, 3]]))[0, 1] > 0.9)
+    True
+    """
+    check_shapes(bulk, signature)
+    n, n_genes = bulk.shape
+    if n < MIN_SAMPLES:
+        raise ValueError(
+            f"an unknown component is learned from how samples differ; found {n}, expected at least {MIN_SAMPLES}."
+        )
+    bulk, signature = bulk.float(), signature.float()
+    allowed = torch.ones(n_genes, dtype=torch.bool, device=bulk.device) if allowed is None else allowed
+    depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
+    few = torch.linspace(0, n - 1, min(n, n_samples), device=bulk.device).round().long()
+    some = bulk[few]
+    genes = marker_genes(signature, allowed)
+
+    def known(x: Tensor, depth: Tensor) -> Tensor:
+        return robust(x[:, genes], signature[genes], depth=depth).rna_proportions
+
+    start = known(some, depth[few])
+    share = _start(some, start @ signature.T, allowed, n_seed_genes)
+    amounts, theta = start * (1 - share[:, None]), torch.zeros(n_genes, device=bulk.device)
+    for _ in range(n_iterations):
+        kappa, theta = _profile(some, amounts @ signature.T, share, theta, factor_weight, profile_penalty)
+        profile = theta / kappa
+        profile = profile / profile.sum().clamp(min=1e-30)
+        if not theta.any():
+            break
+        rna = _solve(some, signature, profile, allowed, depth[few], amounts, anchor_weight)
+        amounts, share = rna[:, :-1], rna[:, -1]
+    if not theta.any():  # nothing varies that the known types leave
+        rna = torch.nn.functional.pad(known(bulk, depth), (0, 1))
+    elif len(few) < n:
+        rna = _solve(bulk, signature, profile, allowed, depth, known(bulk, depth), anchor_weight)
+    return UnknownFit(rna[:, :-1], rna[:, -1], profile)
+
+
+def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> Tensor:
+    """First guess of the unknown share: what the genes whose residuals vary most have in common."""
+    expressed = allowed & (bulk.amax(dim=0) > _FLOOR)
+    residual = torch.log(bulk + _FLOOR) - torch.log(fitted + _FLOOR)
+    residual = residual - residual[:, expressed].median(dim=1, keepdim=True).values
+    varied = residual.std(dim=0).masked_fill(~expressed, 0).argsort(descending=True, stable=True)[:n_genes]
+    residual = residual[:, varied]
+    excess = (residual.exp() - torch.quantile(residual, 0.25, dim=0).exp()).clamp(min=0)
+    excess = excess / excess.norm(dim=0).clamp(min=1e-12)
+    vector = torch.linalg.svd(excess, full_matrices=False)[0][:, 0]
+    vector = vector * torch.sign(vector.sum())
+    vector = (vector - vector.min()).clamp(min=0)
+    return 0.3 * vector / vector.max().clamp(min=1e-12)
+
+
+def _profile(
+    bulk: Tensor, fitted: Tensor, share: Tensor, theta: Tensor, factor_weight: float, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """Platform factor and profile of the unknown (genes,), by alternating least squares in relative errors."""
+    weight = 1 / (0.5 * (fitted + bulk) + _FLOOR).square()
+    share = share[:, None]
+    curvature = (weight * share.square()).sum(dim=0) * (1 + penalty)
+    for _ in range(3):
+        kappa = ((weight * fitted * (bulk - theta * share)).sum(dim=0) + factor_weight) / (
+            (weight * fitted.square()).sum(dim=0) + factor_weight
+        )
+        kappa = kappa.clamp(0.05, 20)
+        theta = (weight * share * (bulk - kappa * fitted)).sum(dim=0) / curvature.clamp(min=1e-12)
+        theta = theta.clamp(min=0)
+    # t statistic of theta beside kappa: does the gene vary with the share where the known types do not?
+    error = (weight * (bulk - kappa * fitted - theta * share).square()).sum(dim=0) / max(len(bulk) - 2, 1)
+    overlap = (weight * share * fitted).sum(dim=0).square() / (weight * fitted.square()).sum(dim=0).clamp(min=1e-12)
+    own = ((weight * share.square()).sum(dim=0) - overlap).clamp(min=0)
+    return kappa, torch.where(theta * own.sqrt() > _SIGNIFICANT * error.sqrt(), theta, 0.0)
+
+
+def _solve(
+    bulk: Tensor,
+    signature: Tensor,
+    profile: Tensor,
+    allowed: Tensor,
+    depth: Tensor,
+    amounts: Tensor,
+    anchor_weight: float,
+) -> Tensor:
+    """Fractions of RNA (samples x types and the unknown), drawn to `amounts` and no unknown."""
+    columns = torch.cat([signature, profile[:, None]], dim=1)
+    genes = marker_genes(columns, allowed)
+    anchor = torch.cat([amounts, torch.zeros_like(amounts[:, :1])], dim=1)
+    anchor = anchor / anchor.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    fit = robust(bulk[:, genes], columns[genes], depth=depth, anchor=anchor, anchor_weight=anchor_weight)
+    return fit.rna_proportions

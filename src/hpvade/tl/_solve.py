@@ -1,0 +1,312 @@
+"""Classical deconvolution in one call: bulk and reference as AnnData in, one solver, one write at the end."""
+
+import inspect
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from .._keys import Keys
+from ..dataloaders._bulk import InputType, Missing, read_bulk
+from ..dataloaders._cell_size import cell_sizes
+from ..dataloaders._reference import donor_variance, gene_scores, reference_signature, sum_chunks
+from ..dataloaders._reference_checks import check_reference, check_signature, pick_matrix
+from ._align import closed, listed
+
+Method = Literal["nnls", "rlr", "dwls", "music", "hspe", "instaprism", "robust"]
+
+_LABELS_KEY = "cell_type"
+_MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
+# arguments of solvers that are filled in here, or say nothing in a table of proportions
+_INTERNAL = {"bulk", "signature", "weight", "variance", "depth", "anchor", "anchor_weight", "covariance"}
+
+
+def solve(
+    bulk: AnnData,
+    reference: AnnData | pd.DataFrame,
+    *,
+    method: Method = "robust",
+    labels_key: str | None = None,
+    sample_key: str | None = None,
+    layer: str | None = None,
+    bulk_layer: str | None = None,
+    input_type: InputType = "auto",
+    missing: Missing = "mean",
+    gene_length_key: str | None = None,
+    genes: int | Sequence[str] | None = 1000,
+    cell_size: str | Mapping[str, float] | None = "pooled",
+    fractions: Literal["cell", "rna"] = "cell",
+    key_added: str | None = None,
+    device: str = "auto",
+    copy: bool = False,
+    **options,
+) -> AnnData | None:
+    """Estimate cell-type proportions of bulk samples with a linear solver, without training.
+
+    The reference becomes a signature, averaged over donors; genes are aligned by name; one of :mod:`hpvade.solvers`
+    gives fractions of RNA, and cell sizes turn them into fractions of cells.
+
+    Parameters
+    ----------
+    bulk
+        Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order.
+    reference
+        Cells x genes with raw counts; or a signature, genes x types, on linear scale: mean counts per cell, as
+        :meth:`hpvade.HPVADE.get_signature_matrix` returns, or columns of one total (CPM, TPM), which say nothing about
+        RNA content, so that `cell_size` must.
+    method
+        ``"nnls"``, ``"rlr"``, ``"dwls"``, ``"music"`` (needs two donors or more), ``"hspe"``, ``"instaprism"`` or
+        ``"robust"``; see the function of that name in :mod:`hpvade.solvers`.
+    labels_key, sample_key, layer
+        Columns of `reference.obs` with cell type and donor, and layer with the counts. Without `labels_key`, those that
+        :meth:`hpvade.HPVADE.setup_anndata` was given for this object, or ``"cell_type"`` if it was not. For an AnnData
+        reference only.
+    bulk_layer
+        Layer of the bulk; `bulk.X` when None.
+    input_type, missing, gene_length_key
+        As in :meth:`hpvade.HPVADE.deconvolve`.
+    genes
+        Genes to fit: as many that the bulk has and that tell the types apart best, or these by name, or all that
+        reference and bulk share (None). Sums over a type's RNA are always over all genes of the reference.
+    cell_size
+        RNA content per cell of each type: ``"pooled"`` (the reference's counts per cell and the published tables),
+        ``"umi"`` (the reference's alone: right for bulk made from cells of the same protocol), ``"epic"``,
+        ``"quantiseq"``, ``"abis"``, None (equal), or a dict ``{type: size}``.
+    fractions
+        ``"cell"``: fractions of cells; ``"rna"``: fractions of RNA.
+    key_added
+        `bulk.obsm` key of the result; ``f"{method}_proportions"`` when None.
+    device
+        Where to compute: ``"auto"`` (a CUDA device if there is one), or a torch device.
+    copy
+        Return a copy of `bulk` with the results and leave `bulk` unchanged.
+    **options
+        Options of the solver, such as ``loss="bisquare"`` of `rlr` or ``gene_factor=False`` of `robust`.
+
+    Returns
+    -------
+    None, or the copy. Written are ``obsm[key_added]`` (samples x types, rows sum to one), fractions of RNA in
+    ``obsm[key_added + "_rna"]``, the baseline (non-negative least squares on all shared genes, fractions of cells) in
+    ``obsm[key_added + "_nnls"]``, and how they were made in ``uns[key_added]``: what :func:`hpvade.tl.evaluate` reads.
+
+    Raises
+    ------
+    TypeError
+        `bulk` or `reference` is of another kind, or the solver has no such option.
+    KeyError
+        A column or layer is absent.
+    ValueError
+        An unknown choice; a reference or bulk that cannot be used, with the reason and the remedy; ``"music"`` without
+        donors; fewer genes than types; unknown genes. `bulk` is then unchanged.
+
+    Warns
+    -----
+    UserWarning
+        Genes are missing; one sample only, so that ``"robust"`` has no gene factor; a signature whose columns have one
+        total while `cell_size` relies on them.
+
+    Examples
+    --------
+    >>> import hpvade as hp
+    >>> reference, bulk = hp.datasets.planted_cohort(n_types=3, seed=1)
+    >>> hp.tl.solve(bulk, reference, method="robust", labels_key="cell_type", sample_key="donor", device="cpu")
+    >>> bool(hp.tl.evaluate(bulk, prediction_key="robust_proportions").loc["robust_proportions", "per_type_r"] > 0.99)
+    True
+    """
+    for argument, value, choices in (("method", method, get_args(Method)), ("fractions", fractions, ("cell", "rna"))):
+        if value not in choices:
+            raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}.")
+    _check_options(method, options)
+    device = _device(device)
+    of_cells = {"labels_key": labels_key, "sample_key": sample_key, "layer": layer}
+    if isinstance(reference, pd.DataFrame):
+        profiles = _read_signature(reference, method, of_cells)
+    else:
+        profiles = _read_cells(reference, method, of_cells)
+    umi = profiles.mean_counts.sum(axis=0)
+    sizes = cell_sizes(profiles.types, umi, cell_size)
+    if fractions == "cell" and cell_size in ("umi", "pooled") and np.ptp(umi) < 1e-3 * umi.mean():
+        warnings.warn(
+            f"Every column of the signature sums to {umi.mean():.4g}: RNA content per cell is not in it, and "
+            f"cell_size={cell_size!r} takes all types as equal in it. Pass mean counts per cell, or sizes as a dict.",
+            UserWarning,
+            stacklevel=2,
+        )
+    aligned = read_bulk(
+        bulk, profiles.genes, layer=bulk_layer, input_type=input_type, missing=missing, gene_length_key=gene_length_key
+    )
+    present = np.ones_like(aligned.present) if missing == "zero" else aligned.present
+    chosen = _choose_genes(profiles, present, genes)
+    if method == "robust" and bulk.n_obs == 1 and options.get("gene_factor", True):
+        warnings.warn(
+            "One sample has no gene factor: how bulk and reference platform differ shows in a cohort only.",
+            UserWarning,
+            stacklevel=2,
+        )
+    rna, baseline = _run(method, aligned.values, profiles, chosen, present, device, options)
+
+    def table(x: np.ndarray) -> pd.DataFrame:
+        return closed(pd.DataFrame(x, index=bulk.obs_names.copy(), columns=profiles.types))
+
+    key = Keys.solved(method) if key_added is None else key_added
+    result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
+    result.obsm[key] = table(rna / sizes if fractions == "cell" else rna)
+    result.obsm[Keys.rna(key)] = table(rna)
+    result.obsm[Keys.nnls(key)] = table(baseline)
+    result.uns[key] = {
+        "hpvade_version": version("hpvade"),
+        "method": method,
+        "options": {name: value for name, value in options.items() if value is not None},
+        "fractions": fractions,
+        "input_type": aligned.input_type,
+        "n_donors": profiles.n_donors,
+        "n_genes": int(aligned.present.sum()),
+        "n_genes_missing": int((~aligned.present).sum()),
+        "gene_overlap": aligned.overlap,
+        "n_genes_fitted": len(chosen),
+        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
+        "cell_sizes": pd.DataFrame({"size": sizes / sizes.mean()}, index=profiles.types),
+    }
+    return result if copy else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Profiles:
+    """Mean counts per cell (genes x types), and the variance between donors of their shares where it is needed."""
+
+    genes: pd.Index
+    types: list[str]
+    mean_counts: np.ndarray
+    n_donors: int
+    variance: np.ndarray | None = None
+
+
+def _check_options(method: str, options: dict) -> None:
+    from .. import solvers
+
+    known = [name for name in inspect.signature(getattr(solvers, method)).parameters if name not in _INTERNAL]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"method={method!r} has no option {listed(unknown)}; its options: {listed(known, 30)}.")
+    for name, value in options.items():
+        if not isinstance(value, bool | int | float | str | None):
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a number, a text, True or False.")
+
+
+def _device(device: str):
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} was asked for, but this machine has none. Use 'auto' or 'cpu'.")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} has no float64, which the solvers need. Use 'auto', 'cpu' or 'cuda'.")
+    return found
+
+
+def _read_signature(signature: pd.DataFrame, method: str, of_cells: dict) -> _Profiles:
+    if given := [name for name, value in of_cells.items() if value is not None]:
+        raise ValueError(f"The reference is a signature, to which {listed(given)} does not apply; leave it out.")
+    if method == "music":
+        raise ValueError("method='music' needs the variance between donors; a signature has none. Pass cells.")
+    check_signature(signature)
+    values = signature.to_numpy(dtype=float)
+    return _Profiles(pd.Index(signature.index.astype(str)), [str(c) for c in signature.columns], values, 0)
+
+
+def _read_cells(adata: AnnData, method: str, keys: dict) -> _Profiles:
+    """Donor-averaged profiles of checked cells."""
+    if keys["labels_key"] is None and isinstance(adata, AnnData):
+        given = {name: value for name, value in keys.items() if value is not None}
+        keys = {"labels_key": _LABELS_KEY, "sample_key": None, "layer": None} | _registered(adata) | given
+    check_reference(adata, **keys)
+    labels = adata.obs[keys["labels_key"]].astype("category").cat.remove_unused_categories().cat
+    donors = np.zeros(adata.n_obs, dtype=int)
+    if keys["sample_key"] is not None:
+        donors = adata.obs[keys["sample_key"]].astype("category").cat.codes.to_numpy().astype(int)
+    types = [str(name) for name in labels.categories]
+    chunks = sum_chunks(
+        pick_matrix(adata, keys["layer"], "adata")[0],
+        labels.codes.to_numpy().astype(int),
+        donors,
+        len(types),
+        np.random.default_rng(0),
+        chunk_size=adata.n_obs,  # whole groups: the sums per donor do not depend on the generator
+    )
+    variance = donor_variance(chunks) if method == "music" else None
+    mean_counts = reference_signature(chunks).mean_counts
+    return _Profiles(adata.var_names, types, mean_counts, len(np.unique(donors)), variance)
+
+
+def _registered(adata: AnnData) -> dict:
+    """Columns and layer of `HPVADE.setup_anndata`, if this object was set up in this process."""
+    if "scvi" not in sys.modules:
+        return {}
+    from ..models.hpvade._model import HPVADE
+
+    try:
+        manager = HPVADE._get_most_recent_anndata_manager(adata)
+    except ValueError:  # a copy of one that was
+        manager = None
+    if manager is None:
+        return {}
+    setup = manager.registry["setup_args"]
+    donors = setup["batch_key"] if setup["sample_key"] is None else setup["sample_key"]
+    return {"labels_key": setup["labels_key"], "sample_key": donors, "layer": setup["layer"]}
+
+
+def _choose_genes(profiles: _Profiles, present: np.ndarray, genes) -> np.ndarray:
+    """Positions of the genes to fit."""
+    if isinstance(genes, str):
+        raise ValueError(f"genes={genes!r}; expected a number, a list of names, or None for all.")
+    asked = f"genes={genes}"
+    if genes is None:
+        chosen = np.flatnonzero(present & (profiles.mean_counts.sum(axis=1) > 0))
+    elif isinstance(genes, int | np.integer):
+        score = np.where(present, gene_scores(profiles.mean_counts, profiles.genes.to_numpy()), 0.0)
+        chosen = np.argsort(-score, kind="stable")[: min(max(genes, 0), int((score > 0).sum()))]
+    else:
+        names = pd.Index(genes).unique()
+        asked = f"The list of {len(names)} genes"
+        if len(unknown := names[~names.isin(profiles.genes)]):
+            raise ValueError(
+                f"{len(unknown)} of {len(names)} genes asked for are not in the reference: {listed(unknown, 3)}."
+            )
+        at = profiles.genes.get_indexer(names)
+        chosen = at[present[at]]
+    if len(chosen) < len(profiles.types):
+        raise ValueError(
+            f"{asked} leaves {len(chosen)} genes that the bulk has, fewer than the {len(profiles.types)} types; "
+            "expected one per type or more."
+        )
+    return np.sort(chosen)
+
+
+def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, device, options) -> tuple:
+    """Fractions of RNA by the solver, and cells by plain NNLS on all genes; both (samples x types)."""
+    import torch
+
+    from .. import solvers
+
+    total = values.sum(axis=1, keepdims=True)
+    smallest = np.where(values > 0, values, np.inf).min(axis=1)  # one count, in any scaling of counts
+    shares, mean_counts, on, index = (
+        torch.from_numpy(x).to(device) for x in (values / total, profiles.mean_counts, present, chosen)
+    )
+    baseline = solvers.nnls(shares, mean_counts * on[:, None])
+    arguments = [shares[:, index], (mean_counts / mean_counts.sum(dim=0))[index]]
+    if method == "music":
+        arguments.append(torch.from_numpy(profiles.variance).to(device)[index])
+    if method == "robust":
+        depth = (total[:, 0] / smallest).clip(max=_MAX_DEPTH)
+        options = options | {"depth": torch.from_numpy(depth).to(device)}
+    found = getattr(solvers, method)(*arguments, **options)
+    rna = found.rna_proportions if method == "robust" else found
+    return rna.double().cpu().numpy(), baseline.cpu().numpy()
