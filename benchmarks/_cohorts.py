@@ -55,18 +55,41 @@ def read_reference(folder: Path, name: str) -> ad.AnnData:
     return adata
 
 
-def rows(folder: Path, only: str = "") -> Iterator[Row]:
-    """Every development cohort with every suitable reference, or those whose name contains `only`."""
+BLOOD = "all blood references"
+
+
+def blood_reference(folder: Path) -> ad.AnnData:
+    """The three blood references on their shared genes and coarse types, data sets as batches."""
+    config = json.loads((folder / "cohorts.json").read_text())
+    parts = {}
+    for name in config["cohorts"]["hoek"]["refs"]:
+        part = read_reference(folder, name)
+        part.obs["cell_type"] = part.obs["cell_type"].astype(str).map(config["classes"])
+        part.obs["donor"] = name + ":" + part.obs["donor"].astype(str)
+        part.obs = part.obs[["cell_type", "donor"]]
+        parts[name] = part
+    adata = ad.concat(parts, label="dataset", index_unique=":")
+    for column in adata.obs:
+        adata.obs[column] = adata.obs[column].astype(str).astype("category")
+    return adata
+
+
+def rows(folder: Path, only: str = "", union: bool = False) -> Iterator[Row]:
+    """Every development cohort with every suitable reference, or those whose name contains `only`.
+
+    With `union`, also every blood cohort with all blood references at once.
+    """
     config = json.loads((folder / "cohorts.json").read_text())
     for cohort, entry in config["cohorts"].items():
         merge = entry.get("merge", {})
         columns = {merge.get(c, c): column for column, c in entry["truth"].items()}
-        for reference in entry["refs"]:
+        for reference in [*entry["refs"], *([BLOOD] if union and len(entry["refs"]) > 1 else [])]:
             if only not in f"{cohort} | {reference}":
                 continue
             bulk = ad.read_h5ad(folder / f"{entry['bulk']}.h5ad")
-            adata = read_reference(folder, reference)
-            classes = {t: config["classes"].get(t) for t in adata.obs["cell_type"].cat.categories}
+            adata = blood_reference(folder) if reference == BLOOD else read_reference(folder, reference)
+            names = config["classes"] | {c: c for c in config["classes"].values()}
+            classes = {t: names.get(t) for t in adata.obs["cell_type"].cat.categories}
             mapping = {t: columns[merge.get(c, c)] for t, c in classes.items() if merge.get(c, c) in columns}
             shared = adata.var_names.intersection(bulk.var_names, sort=False)
             if len(shared) < 0.5 * adata.n_vars:  # a small array: the model is trained on what both have

@@ -10,11 +10,41 @@ class Keys:
     PROPORTIONS = "hpvade_proportions"
     """obsm: fractions of cells (samples x types), the default of ``key_added``."""
 
+    HIERARCHY = "hpvade_hierarchy"
+    """uns: the tree of `deconvolve_hierarchy`; start of the obsm keys of its levels."""
+
+    DIAGNOSIS = "hpvade_qc"
+    """uns: summary of `tl.diagnose`; start of the names of its columns in obs."""
+
     TRUE_PROPORTIONS = "proportions"
     """obsm of simulated or measured bulk: the true fractions of cells."""
 
     TRUE_RNA_PROPORTIONS = "rna_proportions"
     """obsm of simulated bulk: the true fractions of RNA."""
+
+    TECHNICAL = "hpvade_technical_keys"
+    """uns: which columns of obs name library, data set and other technical units, for neighbourhood metrics."""
+
+    GENERATED = "hpvade_generated"
+    """obs of an augmented reference: whether a model generated the cell."""
+
+    IVAE = "X_ivae"
+    """obsm: latent vectors of `IVAE` (cells x latent)."""
+
+    IVAE_BOTTLENECK = "X_ivae_bottleneck"
+    """obsm: bottleneck of `IVAE` (cells x axes)."""
+
+    CYCLEAE_LATENT = "X_cycleae"
+    """obsm: hidden encodings of the base head of CycleAE."""
+
+    CYCLEAE_INFLUENCE = "cycleae_head_influence"
+    """uns: influence of the heads of CycleAE."""
+
+    CYCLEAE_EFFECTS = "cycleae_effects"
+    """varm: effects of contexts (genes x "field: category")."""
+
+    TRANSLATED = "cycleae_translated"
+    """uns of a translated reference: the target, ``{field: value}``."""
 
     @staticmethod
     def rna(key: str) -> str:
@@ -25,6 +55,26 @@ class Keys:
     def nnls(key: str) -> str:
         """obsm: non-negative least squares on the same bulk, the baseline shown beside `key`."""
         return f"{key}_nnls"
+
+    @staticmethod
+    def unknown(key: str) -> str:
+        """varm of the bulk: expression of what no type explains, counts per million; NaN for genes not in the model."""
+        return f"{key}_unknown"
+
+    @staticmethod
+    def level(key: str, level: str) -> str:
+        """obsm: fractions of cells at one level of the tree in ``uns[key]``; the types are the level ``"type"``."""
+        return f"{key}_{level}"
+
+    @staticmethod
+    def solved(method: str) -> str:
+        """obsm: what `tl.solve` found, the default of its ``key_added``."""
+        return f"{method}_proportions"
+
+    @staticmethod
+    def diagnosis(key: str, what: str) -> str:
+        """obs: what `tl.diagnose` says of each sample, such as its verdict."""
+        return f"{key}_{what}"
 
     @staticmethod
     def mapping(truth_key: str) -> str:

@@ -89,6 +89,14 @@ class TrainingData:
             )
         return streams
 
+    def held_out_bulk(self, n_samples: int = 128) -> dict[str, torch.Tensor] | None:
+        """Plain sums of 1,000 validation cells on all genes and their fractions; None without validation cells."""
+        if not len(self.split[1]):
+            return None
+        simulation = BulkSimulation(noise=None)
+        rng = np.random.default_rng(_VALIDATION_SEED)
+        return simulation.draw(self._chunks(self.split[1]), self.signature.composition, n_samples, rng)
+
     def some_cells(self) -> torch.Tensor:
         """Counts of up to 2,000 training cells (cells x all genes), for input statistics."""
         train = self.split[0]

@@ -48,7 +48,9 @@ def test_depth_of_counts_in_any_unit():
     expected = torch.tensor([5.0, 4.0, MAX_DEPTH])
     for factor in (1.0, 1e-6, 123.0):
         values = counts * factor
-        assert torch.allclose(_to_shares(values), expected)
+        total, depth = _to_shares(values)
+        assert torch.allclose(depth, expected)
+        assert torch.allclose(total, factor * counts.sum(dim=1))
         assert torch.allclose(values, counts / counts.sum(dim=1, keepdim=True))  # in place
 
 
@@ -210,3 +212,83 @@ def test_bulk_in_any_form(trained, kind, tmp_path):
     found = trained.model.deconvolve(bulk, **options)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     pd.testing.assert_frame_equal(bulk.obsm[KEY], found)
+
+
+def missing_type(planted, fit):
+    """Model without one type, and bulk in which that type makes up 0 to 40 %."""
+    reference, _ = planted(n_genes=1000, n_cells=1200)
+    absent = reference.obs["cell_type"].cat.categories[-1]
+    hp.HPVADE.setup_anndata(reference, labels_key="cell_type", sample_key="donor")
+    rng = np.random.default_rng(0)
+    means = reference.varm["signature"].to_numpy()
+    share = np.concatenate([np.zeros(4), rng.uniform(0, 0.4, 20)])
+    known = rng.dirichlet(np.full(means.shape[1] - 1, 2.0), 24) * (1 - share)[:, None]
+    X = rng.poisson(1e3 * np.column_stack([known, share]) @ means.T).astype(np.float32)
+    bulk = ad.AnnData(X, var=pd.DataFrame(index=reference.var_names))
+    bulk.obsm["share"] = share
+    kept = reference[reference.obs["cell_type"] != absent].copy()
+    kept.obs["cell_type"] = kept.obs["cell_type"].cat.remove_unused_categories()
+    return fit(kept, 2), bulk, share
+
+
+def test_unknown_share_of_a_type_that_the_reference_lacks(planted, fit):
+    model, bulk, share = missing_type(planted, fit)
+    table = model.deconvolve(bulk, unknown=True)
+    assert list(table.columns) == [*model.cell_types, "unknown"]
+    np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(bulk.obsm[f"{KEY}_rna"].sum(axis=1), 1, atol=1e-6)
+    assert np.corrcoef(table["unknown"], share)[0, 1] > 0.9
+    profile = bulk.varm[f"{KEY}_unknown"]["unknown"]
+    assert profile.sum() == pytest.approx(1e6, rel=1e-3)
+    assert list(bulk.uns[KEY]["unknown_similarity"].index) == model.cell_types
+    assert "unknown" not in model.deconvolve(bulk)  # on request only
+
+
+def test_unknown_where_it_cannot_be_found(trained, literal, unchanged):
+    with unchanged(trained.bulk):
+        with pytest.raises(ValueError, match="refine=True"):
+            trained.model.deconvolve(trained.bulk, unknown=True, refine=False)
+        with pytest.raises(ValueError, match="preset='default'"):
+            literal.model.deconvolve(trained.bulk, unknown=True)
+        with pytest.raises(ValueError, match="found 3, expected at least 6"):
+            trained.model.deconvolve(trained.bulk[:3].copy(), unknown=True)
+
+
+def test_a_strong_prior_decides_and_the_default_hardly_moves(trained):
+    types = trained.model.cell_types
+    prior = dict(zip(types, [0.7, 0.1, 0.1, 0.1], strict=True))
+    free = trained.model.deconvolve(trained.bulk.copy(), prior_weight=0.0)
+    default = trained.model.deconvolve(trained.bulk.copy())
+    drawn = trained.model.deconvolve(trained.bulk.copy(), prior=prior, prior_weight=1e4)
+    np.testing.assert_allclose(drawn, np.tile(list(prior.values()), (12, 1)), atol=0.02)
+    assert float((default - free).abs().mean(axis=None)) < 0.03
+    table = pd.DataFrame([prior] * 12, index=trained.bulk.obs_names)[types[::-1]]
+    same = trained.model.deconvolve(trained.bulk.copy(), prior=table, prior_weight=1e4)
+    pd.testing.assert_frame_equal(same, drawn)
+    network = trained.model.deconvolve(trained.bulk.copy(), refine=False, fractions="rna")
+    near = trained.model.deconvolve(trained.bulk.copy(), prior="network", prior_weight=1e4, fractions="rna")
+    np.testing.assert_allclose(near, network, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"prior": "flat"}, ValueError, "expected 'equal', 'network'"),
+        ({"prior": {"nobody": 1.0}}, ValueError, "nobody"),
+        ({"prior_weight": -1}, ValueError, "at least 0"),
+        ({"solver_kwargs": {"speed": 9}}, TypeError, "speed"),
+    ],
+)
+def test_bad_priors_and_solver_options(trained, unchanged, change, error, match):
+    with unchanged(trained.bulk), pytest.raises(error, match=match):
+        trained.model.deconvolve(trained.bulk, **change)
+
+
+def test_priors_with_bad_values(trained):
+    types = trained.model.cell_types
+    for values, match in (([-1, 1, 1, 1], "negative"), ([0, 0, 0, 0], "row of zeros")):
+        with pytest.raises(ValueError, match=match):
+            trained.model.deconvolve(trained.bulk.copy(), prior=dict(zip(types, values, strict=True)))
+    with pytest.raises(ValueError, match="prior lacks 11 samples"):
+        one = pd.DataFrame([[0.25] * 4], index=trained.bulk.obs_names[:1], columns=types)
+        trained.model.deconvolve(trained.bulk.copy(), prior=one)

@@ -3,6 +3,8 @@
 Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
 """
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Literal
 
 import numpy as np
@@ -23,18 +25,33 @@ from ...dataloaders._simulate import simulate_from_cells
 from ...dataloaders._splitter import TwoStreamSplitter
 from ...dataloaders._stream import BulkSimulation
 from ...dataloaders._training_data import TrainingData
+from ...solvers import robust
 from ...train._fit import check_options, fit, saved_split
 from ...train._plan import TwoStreamPlan
 from ...train._runner import ResumableTrainRunner
 from .._base import BaseModel, VAEMethods
-from ._deconvolve import deconvolve
+from ._calibration import CalibrationMethods
+from ._deconvolve import PRIOR_WEIGHT, deconvolve
+from ._detection import DetectionMethods
+from ._expression import ExpressionMethods
+from ._hierarchy import HierarchyMethods
+from ._intervals import IntervalMethods, interval_scale
 from ._options import module_options
 from ._scvi_module import HPVADEModule, LiteralModule
 
 _STEPS = 400  # a budget: about a minute for a few thousand cells on two cores
 
 
-class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+class HPVADE(
+    VAEMethods,
+    IntervalMethods,
+    ExpressionMethods,
+    HierarchyMethods,
+    CalibrationMethods,
+    DetectionMethods,
+    UnsupervisedTrainingMixin,
+    BaseModel,
+):
     """Cell-type proportions of bulk RNA-seq from a labelled single-cell reference.
 
     Two streams are learned together: a variational autoencoder of the cells, and a network that reads proportions
@@ -268,6 +285,9 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             ckpt_path=ckpt_path,
             **trainer_kwargs,
         )
+        held_out = data.held_out_bulk() if self.preset == "default" else None
+        if held_out is not None:
+            self.module.interval_scale.fill_(interval_scale(self, held_out["bulk"], held_out["rna_proportions"]))
         self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
 
     def deconvolve(
@@ -280,13 +300,17 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
         fractions: Literal["cell", "rna"] = "cell",
         key_added: str = Keys.PROPORTIONS,
         refine: bool = True,
+        unknown: bool = False,
+        prior: str | Mapping[str, float] | pd.DataFrame = "equal",
+        prior_weight: float = PRIOR_WEIGHT,
+        solver_kwargs: dict | None = None,
         batch_size: int | None = None,
         gene_length_key: str | None = None,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
-        The network gives a first answer; robust regression on the learned signature, with a gene factor shared by the
-        cohort, refines it (two samples or more have a gene factor). Genes are aligned by name.
+        Robust regression on the learned signature, over the genes that tell each pair of types apart. The cohort shares
+        a gene factor and gene weights (two samples or more have them). Genes are aligned by name.
 
         Parameters
         ----------
@@ -306,6 +330,19 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             `bulk_adata.obsm` key of the result.
         refine
             False returns the network's answer alone, several times faster; benchmarks/RESULTS.md has the figures.
+        unknown
+            Also estimate the share of RNA that no type of the reference explains, from how the samples differ (six or
+            more); see :func:`hpvade.solvers.unknown_component`. It becomes the column ``"unknown"``, of cells as if
+            they held as much RNA as the sample's others, and its profile (counts per million) goes to
+            ``bulk_adata.varm[key_added + "_unknown"]``. What makes up the same part of all samples is not seen.
+        prior
+            Fractions of cells that the regression is drawn to: ``"equal"`` ones, the answer of the ``"network"``, a
+            dict ``{type: fraction}``, or a table (samples x types).
+        prior_weight
+            How strongly, in units of the curvature of the data. The default moves well-separated types by a few
+            thousandths and decides what no gene decides.
+        solver_kwargs
+            Options of the regression, see :func:`hpvade.solvers.robust`, such as ``{"gene_factor": False}``.
         batch_size
             Samples per pass of the network; 256 when None.
         gene_length_key
@@ -334,6 +371,10 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             fractions=fractions,
             key_added=key_added,
             refine=refine,
+            unknown=unknown,
+            prior=prior,
+            prior_weight=prior_weight,
+            solver_kwargs=_solver_options(solver_kwargs),
             batch_size=batch_size or 256,
             gene_length_key=gene_length_key,
         )
@@ -513,6 +554,19 @@ class HPVADE(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
     def _require_trained(self, method: str) -> None:
         if not self.is_trained_:
             raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
+
+
+_SOLVER_OPTIONS = [
+    name
+    for name in signature(robust).parameters
+    if name not in ("bulk", "signature", "depth", "anchor", "anchor_weight", "covariance")
+]
+
+
+def _solver_options(given: dict | None) -> dict:
+    if unknown := sorted((given or {}).keys() - set(_SOLVER_OPTIONS)):
+        raise TypeError(f"solver_kwargs has unknown options {unknown}; expected some of {_SOLVER_OPTIONS}.")
+    return given or {}
 
 
 def _use_sparse_matrix(adata: AnnData, layer: str | None) -> None:

@@ -25,6 +25,11 @@ class DeconvolutionModule(BaseModuleClass):
         Genes of the data, genes the networks see, cell types, batches.
     """
 
+    new_buffers = (
+        "size_offset",
+        "interval_scale",
+    )  # models saved by earlier versions lack them and keep what they start with
+
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1):
         super().__init__()
         self.n_types, self.n_batch = n_types, n_batch
@@ -33,6 +38,8 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("mean_counts", torch.ones(n_vars, n_types))
         self.register_buffer("composition", torch.full((n_types,), 1 / n_types))
         self.register_buffer("size_ratio", torch.ones(n_types))
+        self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
+        self.register_buffer("interval_scale", torch.tensor(1.5))  # of standard deviations; found after training
 
     @torch.no_grad()
     def set_reference(self, gene_index, gene_score, mean_counts, composition, size_ratio) -> None:
@@ -219,7 +226,9 @@ class HPVADEModule(DeconvolutionModule):
         return softmax(self.logits(bulk[:, self.gene_index], present[self.gene_index].float()), dim=1)
 
     @torch.inference_mode()
-    def refine(self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, **options) -> tuple[Tensor, RobustFit]:
+    def refine(
+        self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, **options
+    ) -> tuple[Tensor, RobustFit]:
         """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
         `bulk` (samples x all genes) as shares of the sample's total. Returns the index of these genes and the fit.

@@ -1,0 +1,113 @@
+"""Intervals: coverage on planted truth, what makes them wide, what refuses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hpvade as hp
+
+
+def width(table):
+    return (table.xs("upper", axis=1, level="bound") - table.xs("lower", axis=1, level="bound")).to_numpy()
+
+
+def inside(table, truth):
+    lower, upper = (table.xs(bound, axis=1, level="bound")[truth.columns] for bound in ("lower", "upper"))
+    return float(((truth >= lower - 1e-9) & (truth <= upper + 1e-9)).to_numpy().mean())
+
+
+def test_hp16_intervals_of_simulated_bulk_cover_the_truth(trained):
+    """Mixtures of held-out donors, no platform noise: 90 % intervals hold 80 to 98 % of the truth."""
+    held_out = trained.model.simulate_bulk(60, indices=trained.model.validation_indices, seed=3)
+    table = trained.model.get_proportion_intervals(held_out)
+    assert 0.8 <= inside(table, held_out.obsm["proportions"]) <= 0.98
+
+
+def test_table_holds_the_estimate(trained):
+    table = trained.model.get_proportion_intervals(trained.bulk, n_draws=400)
+    assert table.columns.names == ["type", "bound"]
+    assert list(table.columns.levels[1]) == ["lower", "median", "upper"]
+    assert table.index.equals(trained.bulk.obs_names)
+    assert ((table >= 0) & (table <= 1)).all(axis=None)
+    assert (width(table) >= 0).all()
+    estimate = trained.model.deconvolve(trained.bulk.copy())
+    median = table.xs("median", axis=1, level="bound")[estimate.columns]
+    assert float((median - estimate).abs().max(axis=None)) < 0.03
+
+
+def test_same_seed_same_intervals_and_bulk_is_unchanged(trained, unchanged):
+    with unchanged(trained.bulk):
+        first = trained.model.get_proportion_intervals(trained.bulk, seed=5)
+    pd.testing.assert_frame_equal(first, trained.model.get_proportion_intervals(trained.bulk, seed=5))
+    assert not first.equals(trained.model.get_proportion_intervals(trained.bulk, seed=6))
+
+
+def test_a_higher_level_is_wider(trained):
+    half, most = (trained.model.get_proportion_intervals(trained.bulk, level=level) for level in (0.5, 0.95))
+    assert (width(most) >= width(half)).all()
+    assert width(most).mean() > 1.5 * width(half).mean()
+
+
+def test_few_reads_make_intervals_wide(trained):
+    rng = np.random.default_rng(0)
+    deep = trained.bulk.copy()
+    widths = []
+    for reads in (1e3, 1e4, 1e6):
+        shallow = deep.copy()
+        share = np.asarray(deep.X) / np.asarray(deep.X).sum(axis=1, keepdims=True)
+        shallow.X = rng.poisson(reads * share).astype(np.float32)
+        widths.append(width(trained.model.get_proportion_intervals(shallow)).mean())
+    assert widths[0] > 1.3 * widths[1] > 1.3 * widths[2]
+
+
+def test_similar_types_have_wide_intervals(planted, fit):
+    reference, bulk = planted(similar=0.9)
+    model = fit(reference, 2)
+    profiles = np.log(model.get_signature_matrix(normalize="cpm") + 10)
+    correlation = np.corrcoef(profiles.to_numpy().T) - np.eye(4)
+    pair = sorted(np.unravel_index(correlation.argmax(), correlation.shape))
+    others = [k for k in range(4) if k not in pair]
+    widths = width(model.get_proportion_intervals(bulk, fractions="rna")).mean(axis=0)
+    assert widths[pair].mean() > 1.5 * widths[others].mean()
+
+
+def test_groups_are_narrower_than_the_sum_of_their_types_and_close_to_one(trained):
+    a, b, *rest = trained.model.cell_types
+    together = trained.model.get_proportion_intervals(trained.bulk, mapping={a: "ab", b: "ab"} | {t: t for t in rest})
+    single = trained.model.get_proportion_intervals(trained.bulk)
+    assert list(dict.fromkeys(together.columns.get_level_values(0))) == ["ab", *rest]
+    widths = pd.DataFrame(width(single), columns=trained.model.cell_types)
+    assert (width(together)[:, 0] < widths[[a, b]].sum(axis=1)).all()
+    alone = trained.model.get_proportion_intervals(trained.bulk, mapping={a: "x", b: "x"})
+    np.testing.assert_allclose(alone, 1)
+
+
+def test_rna_fractions_do_not_depend_on_cell_sizes(trained):
+    cell, rna = (trained.model.get_proportion_intervals(trained.bulk, fractions=f) for f in ("cell", "rna"))
+    assert width(rna).mean() < width(cell).mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"level": 1.0}, ValueError, "between 0 and 1"),
+        ({"n_draws": 5}, ValueError, "at least 20"),
+        ({"fractions": "mass"}, ValueError, "expected 'cell' or 'rna'"),
+        ({"mapping": {"nobody": "x"}}, KeyError, "nobody"),
+    ],
+)
+def test_bad_arguments(trained, unchanged, change, error, match):
+    with unchanged(trained.bulk), pytest.raises(error, match=match):
+        trained.model.get_proportion_intervals(trained.bulk, **change)
+
+
+def test_the_literal_network_has_no_intervals(literal):
+    with pytest.raises(NotImplementedError, match="preset='default'"):
+        literal.model.get_proportion_intervals(literal.bulk)
+
+
+def test_untrained_model(planted):
+    reference, bulk = planted()
+    hp.HPVADE.setup_anndata(reference, labels_key="cell_type")
+    with pytest.raises(RuntimeError, match="train"):
+        hp.HPVADE(reference).get_proportion_intervals(bulk)
