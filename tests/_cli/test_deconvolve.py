@@ -99,3 +99,16 @@ def test_a_foreign_model_folder_is_refused(run, files, tmp_path):
     result = run("deconvolve", files.bulk, "--model", tmp_path / "m", "-o", tmp_path / "p.csv", code=1)
     assert "not loaded" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_hp16_intervals_and_unknown_beside_the_proportions(run, files, model, tmp_path):
+    outputs = ["-o", tmp_path / "p.csv", "-o", tmp_path / "p.h5ad"]
+    run("deconvolve", files.bulk, "--model", model, "--intervals", "--unknown", *outputs)
+    bounds = read_table(tmp_path / "p.intervals.csv")
+    assert list(bounds.columns[:3]) == ["type_0_lower", "type_0_median", "type_0_upper"]
+    expected = hp.HPVADE.load(model).get_proportion_intervals(ad.read_h5ad(files.bulk))
+    np.testing.assert_allclose(bounds, expected, atol=1e-6)
+    bulk = ad.read_h5ad(tmp_path / "p.h5ad")
+    lower, upper = (bulk.obsm[f"hpvade_proportions_{bound}"] for bound in ("lower", "upper"))
+    assert (lower <= upper).all(axis=None) and list(lower.columns) == ["type_0", "type_1", "type_2"]
+    assert read_table(tmp_path / "p.csv").columns[-1] == "unknown"

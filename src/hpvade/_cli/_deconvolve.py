@@ -55,6 +55,14 @@ def deconvolve(
         typer.Option(help="Genes that BULK lacks: left out of the estimate (mean), not expressed (zero), or an error."),
     ] = Missing.mean,
     fractions: Annotated[Fractions, typer.Option(help="Fractions of cells, or of RNA.")] = Fractions.cell,
+    intervals: Annotated[
+        bool,
+        typer.Option("--intervals", help="Also 90 % intervals: OUT.intervals.csv, and obsm of an .h5ad."),
+    ] = False,
+    unknown: Annotated[
+        bool,
+        typer.Option("--unknown", help="Also the share that no type of the reference explains (six samples or more)."),
+    ] = False,
     epochs: Epochs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
@@ -74,7 +82,8 @@ def deconvolve(
     With a trained model: `hpvade deconvolve bulk.h5ad --model model/ -o proportions.csv`
 
     The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
-    sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1.
+    sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1. With --intervals a second CSV beside
+    it has the columns TYPE_lower, TYPE_median and TYPE_upper.
     """
     training = {"--labels-key": labels_key, "--layer": layer, "--sample-key": sample_key, "--epochs": epochs}
     training["--save-model"] = save_model
@@ -103,14 +112,21 @@ def deconvolve(
         )
     else:
         trained, bulk = load(model, accelerator), read_h5ad(files[0])
-    proportions = trained.deconvolve(
-        bulk, layer=bulk_layer, input_type=input_type.value, missing=missing.value, fractions=fractions.value
-    )
+    reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
+    proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
+    bounds = None
+    if intervals:
+        bounds = trained.get_proportion_intervals(bulk, fractions=fractions.value, **reading)
+        for bound in ("lower", "upper"):
+            bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = bounds.xs(bound, axis=1, level="bound")
+        bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
     with ExitStack() as stack:
         for path in output:
             partial = stack.enter_context(complete(path))
             if path.suffix.lower() == ".csv":
                 write_table(proportions, partial)
+                if bounds is not None:
+                    write_table(bounds, stack.enter_context(complete(path.with_suffix(".intervals.csv"))))
             else:
                 bulk.write_h5ad(partial)
         if nnls is not None:

@@ -55,7 +55,7 @@ def unknown_component(
     :func:`robust` solves for the amounts with the profile :math:`\theta / \kappa` as one more column, drawn to none of
     it by a weak anchor. Genes that do not vary with the share by three standard errors beside the known types have no
     part in it, which makes small shares of an uncertain unknown too small rather than too large. The start is the first
-    singular vector of the genes whose residuals vary most.
+    singular vector of the genes whose residuals vary most, markers of known types aside.
 
     Parameters
     ----------
@@ -119,7 +119,9 @@ def unknown_component(
         return robust(x[:, genes], signature[genes], depth=depth).rna_proportions
 
     start = known(some, depth[few])
-    share = _start(some, start @ signature.T, allowed, n_seed_genes)
+    free = allowed.clone()
+    free[genes] = False  # a marker that varies says how wrong the signature is, not what is missing
+    share = _start(some, start @ signature.T, free, n_seed_genes)
     amounts, theta = start * (1 - share[:, None]), torch.zeros(n_genes, device=bulk.device)
     for _ in range(n_iterations):
         kappa, theta = _profile(some, amounts @ signature.T, share, theta, factor_weight, profile_penalty)

@@ -24,7 +24,8 @@ def test_without_noise_the_simulation_is_the_mixture(trained):
     cells = np.random.default_rng(0).dirichlet(np.ones(4), 10)
     found = simulated_estimate(model, cells, np.random.default_rng(0), noise=QUIET)
     mixture = cells @ model.module.mean_counts.numpy().T
-    np.testing.assert_allclose(found.shares, mixture / mixture.sum(axis=1, keepdims=True), atol=3e-4)
+    # 100,000 cells have compositions to 0.0016, and 5 million reads shares of 0.05 to 1e-4
+    np.testing.assert_allclose(found.shares, mixture / mixture.sum(axis=1, keepdims=True), atol=2e-3)
     np.testing.assert_allclose(found.cells, cells, atol=0.06)
 
 
@@ -73,15 +74,15 @@ def test_same_seed_same_limits(trained):
     assert not np.allclose(first["blank_upper"], other["blank_upper"])
 
 
-def test_similar_types_are_seen_later(planted, fit):
-    """The last two types are nearly one: both need a larger spike than the distinct ones."""
-    reference, _ = planted(similar=0.9, n_cells=240)
+def test_similar_types_are_seen_later(trained, planted, fit):
+    """The last two types are nearly one: beside the same cohort with distinct types, both need larger spikes."""
+    reference, _ = planted(similar=0.95)
     model = fit(reference, 2)
-    limit = model.get_detection_limits(n_spikes=15)["limit"].fillna(1.0)
-    assert limit[["type_2", "type_3"]].min() > limit[["type_0", "type_1"]].max()
-    spill = model.get_spillover(n_cohorts=4)
-    pair = spill.loc[["type_2", "type_3"], ["type_2", "type_3"]].to_numpy()
-    assert pair[0, 1] + pair[1, 0] > 2 * (spill.loc["type_0", "type_1"] + spill.loc["type_1", "type_0"])
+    distinct, similar = (m.get_detection_limits(n_spikes=15)["limit"].fillna(1.0) for m in (trained.model, model))
+    pair = ["type_2", "type_3"]
+    assert similar[pair].sum() > 1.5 * distinct[pair].sum()
+    distinct, similar = (m.get_spillover(n_cohorts=4).loc[pair, pair].to_numpy() for m in (trained.model, model))
+    assert similar[0, 1] + similar[1, 0] > 2 * (distinct[0, 1] + distinct[1, 0])
 
 
 def test_spillover_is_a_table_of_mean_estimates(trained):

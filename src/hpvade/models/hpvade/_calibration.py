@@ -12,6 +12,7 @@ from ._deconvolve import estimate
 
 MIN_SAMPLES = 5
 FLOOR = 0.005  # added to fractions before logs: half a per cent is about what a count of cells can tell from none
+TOLERANCE = 1e-4  # a fall of the error below it is rounding, not level
 PENALTIES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
@@ -224,7 +225,8 @@ def _refuse_contradiction(fitted: Offsets, truth: pd.DataFrame) -> None:
     """ValueError unless the leave-one-out error falls by more than its standard error over samples."""
     before, after = ((x - truth.to_numpy()) ** 2 for x in (fitted.before, fitted.after))
     gain = (before - after).mean(axis=1)
-    if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
+    fall = np.sqrt(before.mean()) - np.sqrt(after.mean())
+    if fall > TOLERANCE and gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
         return
     spread = pd.Series(np.ptp(fitted.log_ratio, axis=0), index=truth.columns)
     worst = spread.idxmax()

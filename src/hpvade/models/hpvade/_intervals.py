@@ -24,7 +24,8 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
     """Scale of the standard deviations with which `level` of the held-out fractions `rna` lie inside their intervals.
 
     The conformal quantile of errors over standard deviations, for mixtures `bulk` (samples x all genes) of cells that
-    training has not seen; at least a half, so that a lucky draw makes no claim.
+    training has not seen; at least a half, so that a lucky draw makes no claim, and at most `SCALE_OTHER`: beyond it
+    the errors are those of few held-out cells, not of the method.
     """
     device = model.module.gene_index.device
     present = torch.ones(bulk.shape[1], dtype=torch.bool, device=device)
@@ -35,7 +36,7 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
     error = (estimated - rna.to(device)).abs()
     ratio = (error / (_NORMAL_90 * sd).clamp(min=1e-6)).flatten()
     rank = min(level * (len(ratio) + 1) / len(ratio), 1.0)
-    return max(float(torch.quantile(ratio, rank)), 0.5)
+    return min(max(float(torch.quantile(ratio, rank)), 0.5), SCALE_OTHER)
 
 
 class IntervalMethods:
@@ -135,7 +136,7 @@ class IntervalMethods:
         rows = torch.arange(len(found.rna)).split(256)
         sizes = _draw_sizes(found, n_draws, generator)
         same = float(self.module.interval_scale)
-        scale = same + max(SCALE_OTHER - same, 0.0) * _distance(found)
+        scale = same + (SCALE_OTHER - same) * _distance(found)
         bounds = []
         for block in rows:
             drawn = _draw(found, block, sizes, fractions, scale, generator) @ member
