@@ -1,4 +1,4 @@
-"""TwoStreamPlan: the total, its parts, gradient shares, and losses that are not finite."""
+"""CellPlan, TwoStreamPlan: the total, its parts, gradient shares, and losses that are not finite."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 
-from hpvade.train._plan import TwoStreamPlan
+from hpvade.train._plan import CellPlan, TwoStreamPlan
 
 
 class Toy(BaseModuleClass):
@@ -42,15 +42,37 @@ class Toy(BaseModuleClass):
         return self.w, {"square": cells.extra_metrics["square"], "part": bulk["part"]}
 
 
-@pytest.fixture
-def plan():
-    plan = TwoStreamPlan(Toy(), n_epochs_kl_warmup=4)
+def recorded(plan):
+    """`plan` outside a trainer, its log in ``plan.logged``."""
     plan.logged = {}
     plan.log = lambda name, value, **options: plan.logged.update({name: float(value)})
     plan.log_dict = lambda values, **options: plan.logged.update({k: float(v) for k, v in values.items()})
     plan._trainer = SimpleNamespace(current_epoch=1, global_step=7, strategy=None)
     plan.compute_and_log_metrics = lambda *args: None
     return plan
+
+
+@pytest.fixture
+def plan():
+    return recorded(TwoStreamPlan(Toy(), n_epochs_kl_warmup=4))
+
+
+def test_cell_plan_validates_at_the_full_kl_weight():
+    plan = recorded(CellPlan(Toy(), n_epochs_kl_warmup=4))
+    loss = plan.training_step({}, 0)
+    plan.validation_step({}, 0)
+    plan.training_step({}, 1)
+    assert plan.module.seen == [0.25, 1.0, 0.25]  # epoch 1 of 4
+    assert float(loss.detach()) == plan.logged["train_loss"] == plan.logged["validation_loss"] == 8
+    assert plan.logged["kl_weight"] == 0.25
+
+
+def test_cell_plan_names_the_term_that_is_not_finite():
+    plan = recorded(CellPlan(Toy()))
+    plan.module.w.data.fill_(float("inf"))
+    for step in (plan.training_step, plan.validation_step):
+        with pytest.raises(RuntimeError, match="Loss term 'square' is not finite at step 7"):
+            step({}, 0)
 
 
 def batch(factor=1.0):

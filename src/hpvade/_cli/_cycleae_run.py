@@ -1,0 +1,63 @@
+"""One run of ``hpvade cycleae train``: from settings to the folder of results."""
+
+import json
+import shutil
+from pathlib import Path
+
+
+def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -> None:
+    """Train, or go on from `checkpoint`, and write every result to `output`."""
+    import scvi
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from ..dataloaders._chunk_files import ChunkDataModule
+    from ..models.cycleae._model import CycleAE
+    from ..train._history_file import HistoryFile
+    from ._fit import quiet
+
+    quiet()
+    data = ChunkDataModule(
+        settings["data_dir"],
+        expr_glob=settings["expr_glob"],
+        meta_glob=settings["meta_glob"],
+        vocab=settings["vocab"],
+        specs=_included(Path(settings["specs"]), settings["include"]),
+        **{
+            name: settings[name]
+            for name in ("genes", "split_by", "missing", "num_workers", "prefetch_factor")
+            + ("batch_workers", "batch_prefetch_factor")
+        },
+    )
+    scvi.settings.seed = settings["seed"]
+    model = CycleAE(
+        registry=data.registry,
+        n_latent=settings["latent_dim"],
+        **{name: settings[name] for name in ("activation", "scale", "nonnegative")},
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    (output / "metadata_field_specs.json").write_text(json.dumps(data.specs, indent=1) + "\n", encoding="utf-8")
+    if not (output / "metadata_vocab.json").exists():
+        shutil.copyfile(settings["vocab"], output / "metadata_vocab.json")
+    model.train(
+        settings["num_epochs"],
+        accelerator=settings["device"],
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        checkpoint_dir=str(output / "checkpoints"),
+        ckpt_path=None if checkpoint is None else str(checkpoint),
+        datamodule=data,
+        logger=TensorBoardLogger(output, name="tensorboard", version=""),
+        callbacks=[HistoryFile(output / "history.csv")],
+        enable_progress_bar=progress,
+    )
+    model.get_head_influence(datamodule=data).to_csv(output / "head_influence.csv")
+    model.save(output / "model")
+
+
+def _included(path: Path, include: list[str]) -> dict:
+    """Specifications of the fields, with `using` for those of `include` when there are any."""
+    specs = json.loads(path.read_text("utf-8"))
+    if absent := [name for name in include if name not in specs]:
+        raise ValueError(f"include names {absent[0]!r}, which is not in {path}; found {', '.join(specs)}.")
+    return {name: spec | {"using": name in include} if include else spec for name, spec in specs.items()}

@@ -1,0 +1,1 @@
+"""CycleAE: additive, context-conditioned cycle autoencoder."""

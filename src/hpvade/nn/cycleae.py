@@ -1,0 +1,361 @@
+"""Networks of CycleAE: a shared base head, one head per metadata field, and a classifier of contexts."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+HEAD_SCALE = 0.0159
+"""Factor of the metadata heads in the published model."""
+
+
+def used_fields(field_specs: Mapping[str, Mapping]) -> dict[str, int]:
+    """Fields that get a head, with their number of categories: those in use that have at least two.
+
+    Examples
+    --------
+    >>> used_fields({"sex": {"cardinality": 2, "using": True}, "lab": {"cardinality": 1, "using": True}})
+    {'sex': 2}
+    """
+    return {
+        name: int(spec["cardinality"])
+        for name, spec in field_specs.items()
+        if spec["using"] and spec["cardinality"] > 1
+    }
+
+
+def codes_of(context: Tensor) -> Tensor:
+    """Codes (B,) of a context given as codes (B,) or one-hot (B, C); -1 where the value is missing (a row of zeros)."""
+    if context.dim() == 1:
+        return context.long()
+    return torch.where(context.sum(dim=1) > 0, context.argmax(dim=1), -1)
+
+
+def route(h: Tensor, matrices: Tensor, codes: Tensor) -> Tensor:
+    """Multiply every row of `h` (B, d) by the matrix of its category, `matrices` (C, d, d); zero for code -1.
+
+    Rows are grouped by category, multiplied, and put back in order, so that the cost does not grow with C.
+    """
+    order = torch.argsort(codes, stable=True)
+    sizes = torch.bincount(codes + 1, minlength=len(matrices) + 1).tolist()
+    missing, *groups = h[order].split(sizes)
+    routed = [torch.zeros_like(missing)]
+    routed += [rows @ matrix.T for rows, matrix in zip(groups, matrices.unbind(), strict=True) if len(rows)]
+    return torch.cat(routed)[torch.argsort(order)]
+
+
+def _singular_vectors(x: Tensor, k: int) -> Tensor:
+    """The leading right singular vectors of `x`, at most `k` (rows)."""
+    _, s, v = torch.svd_lowrank(x, q=min(k + 8, *x.shape), niter=3)
+    return v[:, :k].T[s[:k] > 1e-4 * s[0]]
+
+
+def _row_space(x: Tensor) -> Tensor:
+    """Orthonormal rows that span the rows of `x`."""
+    if not len(x):
+        return x
+    _, s, v = torch.linalg.svd(x, full_matrices=False)
+    return v[s > max(1e-4 * float(s[0]), 1e-6)]
+
+
+def _nonnegative_factors(x: Tensor, basis: Tensor, n_steps: int = 40) -> Tensor:
+    """Projective non-negative factorisation, x ~ x W^T W (Yuan and Oja 2005), from the halves of singular vectors."""
+    halves = torch.stack([basis.clamp(min=0), (-basis).clamp(min=0)], dim=1).flatten(0, 1)
+    weight = halves[halves.norm(dim=1) > 1e-3][: len(basis)]
+    weight = weight / weight.norm(dim=1, keepdim=True) + 1e-4
+    for _ in range(n_steps):
+        scatter = (x @ weight.T).T @ x
+        weight = (
+            weight * (2 * scatter / ((weight @ scatter.T).T @ weight + (weight @ weight.T) @ scatter + 1e-9)).sqrt()
+        )
+    return weight
+
+
+class FieldHead(nn.Module):
+    r"""Head of one field: encoder (G to d), one matrix per category (d to d), decoder (d to G), no biases.
+
+    Parameters
+    ----------
+    n_genes, n_latent, n_categories
+        Sizes G, d and C.
+    head_scale
+        Fixed factor of the output, or ``"learned"``: :math:`e^{\log a}`, started at 0.0159.
+    """
+
+    def __init__(self, n_genes: int, n_latent: int, n_categories: int, head_scale: float | str):
+        super().__init__()
+        self.encoder = nn.Parameter(torch.empty(n_latent, n_genes))
+        self.categories = nn.Parameter(torch.empty(n_categories, n_latent, n_latent))
+        self.decoder = nn.Parameter(torch.empty(n_genes, n_latent))
+        learned = head_scale == "learned"
+        log_scale = torch.tensor(math.log(HEAD_SCALE if learned else head_scale))
+        if learned:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    def scaled(self, h: Tensor, target: Tensor) -> Tensor:
+        """What enters the decoder (B, d): scaling here, not the output, keeps no (B, G) tensor for the gradient."""
+        return self.log_scale.exp() * route(h, self.categories, target)
+
+
+class CAE(nn.Module):
+    r"""Additive autoencoder: a base shared by all contexts plus one part per metadata field.
+
+    .. math::
+
+        X_{st} = X W^T W + \sum_f a_f\, D_f M_{f,t_f} M_{f,s_f} E_f X
+
+    The base is tied and linear. A field's encoding goes through the matrix of the source category (the hidden
+    encoding, compared between cycles) and that of the target category.
+
+    Parameters
+    ----------
+    input_dim
+        Genes G.
+    latent_dim
+        Size d of the hidden encodings.
+    field_specs
+        ``{field: {"cardinality": C, "using": bool}}``; fields not in use or with one category get no head.
+    activation
+        ``"linear"``, the published model, or ``"relu"``: ReLU after the encoders and an intercept per gene.
+    head_scale
+        Factor :math:`a_f` of the metadata heads: a number, or ``"learned"``.
+    nonnegative
+        Whether :meth:`clamp` keeps all weights at zero or above.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = CAE(20, 4, {"sex": {"cardinality": 2, "using": True}})
+    >>> x, sex = torch.rand(3, 20), torch.tensor([0, 1, 0])
+    >>> outputs = model(x, {"sex": sex}, {"sex": 1 - sex})
+    >>> outputs["X_st"].shape, sorted(outputs["head_logits"])
+    (torch.Size([3, 20]), ['base', 'sex'])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int,
+        field_specs: Mapping[str, Mapping],
+        *,
+        activation: str = "linear",
+        head_scale: float | str = "learned",
+        nonnegative: bool = True,
+    ):
+        super().__init__()
+        self.fields = used_fields(field_specs)
+        # names such as "cell.type" are no names of submodules
+        self._keys = {field: f"field_{i}" for i, field in enumerate(self.fields)}
+        self.activation, self.nonnegative = activation, nonnegative
+        self.base = nn.Parameter(torch.empty(latent_dim, input_dim))
+        self.heads = nn.ModuleDict(
+            {self._keys[f]: FieldHead(input_dim, latent_dim, n, head_scale) for f, n in self.fields.items()}
+        )
+        self.intercept = nn.Parameter(torch.zeros(input_dim)) if activation == "relu" else None
+        self.reset_parameters()
+
+    def head(self, field: str) -> FieldHead:
+        """Head of a field."""
+        return self.heads[self._keys[field]]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw uniform(0, 1) weights, each column of a matrix scaled to unit norm."""
+        matrices = [self.base]
+        for head in self.heads.values():
+            matrices += [head.encoder, head.categories, head.decoder]
+        for matrix in matrices:
+            matrix.uniform_()
+            matrix /= matrix.norm(dim=-2, keepdim=True)
+        if self.intercept is not None:
+            self.intercept.zero_()
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        """Scale every head once, so that the mean norm of the output equals that of the input `x` (B, G).
+
+        Columns of unit norm alone make the output hundreds to thousands of times the input, growing with G.
+        """
+        size = x.norm(dim=1).mean()
+        for name, part in self.head_logits(self.encode(x, source), target).items():
+            gain = part.norm(dim=1).mean() / size
+            share = 1.0 if name == "base" else self.head(name).log_scale.exp()
+            if gain > 0:  # a field can be missing in all these cells
+                self._scale(name, share / gain)
+        total = self.decode(self.encode(x, source), target).norm(dim=1).mean()
+        for name in ("base", *self.fields):
+            self._scale(name, size / total)
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor, effects: Mapping[str, Tensor]) -> None:
+        """Start from data: the base reconstructs the cells `x` (n, G), the heads add given effects.
+
+        Uniform weights are a saddle: all latents are alike, and hundreds of epochs pass before they differ. Here the
+        head of field f hands on what cells have along the directions of ``effects[f]`` (C, G), plus the effect of the
+        target minus that of the source. The base holds the leading singular vectors of what is orthogonal to all
+        effects, so that it is the same in every context and both cycles agree. Non-negative weights cannot subtract:
+        there, the base holds projective non-negative factors of the cells, and the heads add what lies above the
+        smallest effect over the categories.
+        """
+        d, n_genes = self.base.shape
+        self.base.normal_(0, 1e-3 / n_genes**0.5)
+        if self.nonnegative:
+            self.base.abs_()
+            basis = _nonnegative_factors(x, _singular_vectors(x, d))
+            # the heads add to the base: it gives what is left, on average over categories
+            unit = x.sum(dim=1, keepdim=True) / x.sum(dim=1).mean()
+            added = unit * sum((e - e.min(dim=0).values).mean(dim=0) for e in effects.values())
+            fitted = (x @ basis.T) @ basis
+            basis *= (((x - added) * fitted).sum() / fitted.square().sum()).clamp(min=0.1).sqrt()
+        else:
+            span = _row_space(torch.cat(list(effects.values())))
+            rest = x - (x @ span.T) @ span
+            basis = _singular_vectors(rest, d // 2 if self.activation == "relu" else d)
+            if self.activation == "relu":  # a component and its mirror image: together linear
+                basis = torch.cat([basis, -basis])
+        self.base[: len(basis)] = basis
+        taken = x[:0]
+        taken = x[:0]
+        for field, effect in effects.items():
+            shared = (effect @ taken.T) @ taken
+            own = _row_space(effect - shared)
+            taken = torch.cat([taken, own])
+            self._start_head(self.head(field), effect, shared, own, 1 / x.sum(dim=1).mean())
+
+    def _start_head(self, head: FieldHead, effect: Tensor, shared: Tensor, own: Tensor, unit: Tensor) -> None:
+        """Latent 0 is about one in every cell and 1 hands it on; the next ones hold effects.
+
+        Directions of the effect that no earlier head has (`own`) hand on what the cell has along them; the rest of the
+        effect (`shared`) is only added and subtracted.
+        """
+        d, noise = head.encoder.shape[0], 0.01
+        for weight, size in ((head.encoder, unit), (head.categories, d**-0.5), (head.decoder, effect.std())):
+            weight.normal_(0, 1).mul_(noise * size)
+            if self.nonnegative:
+                weight.abs_()
+        if d < 3:
+            return
+        handed = 0
+        if self.nonnegative:
+            mix, parts = torch.eye(len(effect)).to(effect), effect - effect.min(dim=0).values
+        elif self.activation == "relu":
+            parts = _row_space(effect)
+            mix = effect @ parts.T
+        else:
+            rest = _row_space(shared)
+            parts, handed = torch.cat([own, rest]), len(own)
+            mix = torch.cat([effect @ own.T, shared @ rest.T], dim=1)
+        r = min(len(parts), d - 2)
+        handed = min(handed, r)
+        head.encoder[0] = unit
+        head.categories[:, 1, 0] = 1
+        head.categories[:, 2 : 2 + r, 1] = mix[:, :r]
+        head.decoder[:, 2 : 2 + r] = parts[:r].T / head.log_scale.exp()
+        if handed:
+            head.categories[:, 2 : 2 + r, 0] = -mix[:, :r]
+            head.categories[:, 2 : 2 + r, 2 : 2 + r] = torch.eye(r).to(mix)
+            head.encoder[2 : 2 + handed] = own[:handed]
+
+    def _scale(self, name: str, factor: Tensor) -> None:
+        """Multiply the output of a head: its weights enter twice (base) or in four places (fields)."""
+        if name == "base":
+            self.base *= factor.sqrt()
+            return
+        head = self.head(name)
+        for weight in (head.encoder, head.categories, head.decoder):
+            weight *= factor**0.25
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Raise negative weights to zero, when the model is meant to be non-negative."""
+        if self.nonnegative:
+            for name, parameter in self.named_parameters():
+                if not name.endswith("log_scale"):
+                    parameter.clamp_(min=0)
+
+    def _encoded(self, x: Tensor, weight: Tensor) -> Tensor:
+        h = x @ weight.T
+        return torch.relu(h) if self.activation == "relu" else h
+
+    def encode(self, x: Tensor, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Hidden encodings (B, d) of cells `x` (B, G) by head, those of fields after the source category's matrix."""
+        hidden = {"base": self._encoded(x, self.base)}
+        for field in self.fields:
+            head = self.head(field)
+            hidden[field] = route(self._encoded(x, head.encoder), head.categories, codes_of(source[field]))
+        return hidden
+
+    def decode(self, hidden: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+        """Output (B, G) in the target context: the sum of all parts, added one after the other."""
+        total = hidden["base"] @ self.base
+        if self.intercept is not None:
+            total = total + self.intercept
+        for field in self.fields:
+            head = self.head(field)
+            total = torch.addmm(total, head.scaled(hidden[field], codes_of(target[field])), head.decoder.T)
+        return total
+
+    def head_logits(self, hidden: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts (B, G) of the output by head; the intercept belongs to the base."""
+        base = hidden["base"] @ self.base
+        parts = {"base": base if self.intercept is None else base + self.intercept}
+        for field in self.fields:
+            head = self.head(field)
+            parts[field] = head.scaled(hidden[field], codes_of(target[field])) @ head.decoder.T
+        return parts
+
+    def forward(
+        self, expr: Tensor, source_context: Mapping[str, Tensor], target_context: Mapping[str, Tensor]
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Move cells from the source to the target context.
+
+        Parameters
+        ----------
+        expr
+            Expression (B, G).
+        source_context, target_context
+            By field: codes (B,) or one-hot (B, C); -1 or a row of zeros where the value is missing.
+
+        Returns
+        -------
+        ``X_st`` (B, G); ``hidden_encodings`` and ``head_logits``, by head (``"base"`` and each field), (B, d) and
+        (B, G). The head logits sum to ``X_st``.
+        """
+        hidden = self.encode(expr, source_context)
+        parts = self.head_logits(hidden, target_context)
+        return {"X_st": sum(parts.values()), "hidden_encodings": hidden, "head_logits": parts}
+
+
+class ContextClassifier(nn.Module):
+    """Tell the contexts of a cell from its expression: Linear, ReLU, then one Linear per field.
+
+    Parameters
+    ----------
+    gene_dim
+        Genes G.
+    latent_dim
+        Hidden units.
+    field_specs
+        ``{field: {"cardinality": C, "using": bool}}``, as for :class:`CAE`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> classifier = ContextClassifier(20, 8, {"cell.type": {"cardinality": 3, "using": True}})
+    >>> classifier(torch.rand(2, 20))["cell.type"].shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, gene_dim: int, latent_dim: int, field_specs: Mapping[str, Mapping]):
+        super().__init__()
+        self.fields = used_fields(field_specs)
+        self.hidden = nn.Sequential(nn.Linear(gene_dim, latent_dim), nn.ReLU())
+        self.outputs = nn.ModuleList([nn.Linear(latent_dim, n) for n in self.fields.values()])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (B, C) by field of cells `x` (B, G)."""
+        h = self.hidden(x)
+        return {field: output(h) for field, output in zip(self.fields, self.outputs, strict=True)}
