@@ -1,0 +1,84 @@
+"""Attribution of latent axes to modalities by exact derivatives of the expected counts."""
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from ...nn._jacobian import jacobian_summary
+from ._shared_module import CONDITIONING, CONTINUOUS
+
+_REMOVE = (False, True, "cat_covs", "feature_scaling", "all")
+_REFERENCES = ("zero", "mean", "reference")
+
+
+def modality_attribution(model, mdata, indices, *, batch_size, remove, reference, method) -> dict:
+    """See `RegularizedMultimodalVI.get_modality_attribution`."""
+    if remove not in _REMOVE:
+        raise ValueError(f"remove_covariates={remove!r} is unknown; expected one of {list(_REMOVE)}.")
+    if reference not in _REFERENCES:
+        raise ValueError(f"covariate_reference={reference!r} is unknown; expected one of {list(_REFERENCES)}.")
+    model._check_if_trained(warn=False)
+    module, order = model.module, model._positions(mdata, indices)
+    blocks = list(module.latent_blocks().values())
+    found = {name: {"attribution": [], "weighted_z": [], "frobenius": []} for name in module.modality_names}
+    replacement = None
+    if remove in (True, "all", "cat_covs"):
+        replacement = _reference_categories(model, reference)
+    plain = remove in (True, "all", "feature_scaling")
+    for tensors in model._make_data_loader(mdata, order[0], batch_size):
+        tensors = {key: value.to(module.device) for key, value in tensors.items()}
+        inputs = module._get_inference_input(tensors)
+        with torch.no_grad():
+            inferred = module.inference(**inputs)
+        z = (inferred["qz"].loc * inferred.get("z_scale", 1.0)).detach()
+        covs = inputs["covs"]
+        if replacement is not None:
+            covs = covs | {CONDITIONING: replacement.to(z).expand(len(z), -1)}
+        context = torch.cat([*([covs[CONTINUOUS]] if CONTINUOUS in covs else []), covs[CONDITIONING]], dim=1)
+        for name in module.modality_names:
+            with torch.no_grad():
+                size = module.size(name, inferred["ql"][name].loc)
+                weights = size if plain else size * module.feature_scaling_of(name, covs)
+                summary = jacobian_summary(_decoder(module, name), z, context, weights, blocks, method)
+            values = {"attribution": summary[0], "weighted_z": z * summary[0], "frobenius": summary[1]}
+            for key, value in values.items():
+                found[name][key].append(value.cpu().numpy())
+    return {
+        name: {key: np.concatenate(parts)[order[1]] for key, parts in values.items()} for name, values in found.items()
+    }
+
+
+def _decoder(module, name: str):
+    """Rho of a modality as a function of z and of the other inputs; the background does not depend on z."""
+    decoder, n = module.part("decoder", name), module.layout.n_continuous
+    return lambda z, context: decoder(torch.cat([z, context[:, :n]], dim=-1), context[:, n:])[0]
+
+
+def _reference_categories(model, reference: str) -> torch.Tensor:
+    """One-hots (1, categories) that stand for the decoder's categories."""
+    module = model.module
+    sizes = [n for n in module.decoder_cats if n]
+    if reference == "zero":
+        return torch.zeros(1, sum(sizes))
+    if reference == "reference":
+        return torch.cat([torch.eye(n)[:1] for n in sizes] or [torch.zeros(1, 0)], dim=1)
+    if model.adata is None:
+        raise ValueError("covariate_reference='mean' needs the registered cells; load the model with data.")
+    rows = [module.read_covariates(t)[CONDITIONING].cpu() for t in model._make_data_loader(model.adata, None, 1024)]
+    return torch.cat(rows).mean(dim=0, keepdim=True)
+
+
+def store_attribution(adata: AnnData, found: dict, blocks: dict[str, slice]) -> None:
+    """See `RegularizedMultimodalVI.store_attribution_results`."""
+    totals = {}
+    for name, values in found.items():
+        attribution = values["attribution"]
+        own = attribution[:, blocks.get(name, slice(None))]
+        adata.obsm[f"X_latent_attr_{name}"] = values["weighted_z"]
+        totals[name] = attribution.sum(axis=1)
+        adata.obs[f"{name}_decoder_total_attr"] = totals[name]
+        adata.obs[f"{name}_decoder_own_attr"] = own.sum(axis=1)
+    if len(found) == 2:
+        first, second = found
+        tiny = np.finfo(np.float32).tiny
+        adata.obs[f"log2_{first}_vs_{second}_attr"] = np.log2((totals[first] + tiny) / (totals[second] + tiny))
