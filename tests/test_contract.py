@@ -49,6 +49,17 @@ def signature(model, adata):
     pd.testing.assert_frame_equal(model.get_signature_matrix(), adata.varm["hpvade_signatures"])
 
 
+def hierarchy(model, adata):
+    groups = model.get_hierarchy()["level_1"]
+    assert list(groups.index) == model.cell_types and 1 < groups.nunique() < 4
+
+
+def spillover(model, adata):
+    table = model.get_spillover(n_cohorts=1)
+    assert list(table.index) == list(table.columns) == model.cell_types
+    np.testing.assert_allclose(table.sum(axis=1), 1)
+
+
 def simulate(model, adata):
     assert model.simulate_bulk(3, n_cells=10, seed=0).shape == (3, 300)
 
@@ -128,18 +139,22 @@ def summary(model, adata):
 CHECKS = {
     "adata": lambda model, adata: model.adata is adata or pytest.fail("not the reference"),
     "adata_manager": registry_view,
+    "calibrate": None,  # tests/models/hpvade/test_calibration.py
     "cell_types": equals("cell_types", [f"type_{k}" for k in range(4)]),
     "convert_legacy_save": refused("convert_legacy_save", "model.save", "a", "b"),
     "data_registry": registry_view,
     "deconvolve": None,  # tests/models/hpvade
+    "deconvolve_hierarchy": None,  # tests/models/hpvade/test_hierarchy.py
     "deregister_manager": deregister,
     "device": device,
     "differential_abundance": refused("differential_abundance", "get_latent_representation"),
     "evaluate": None,
     "get_aggregated_posterior": refused("get_aggregated_posterior", "get_latent_representation"),
     "get_anndata_manager": registry_view,
+    "get_detection_limits": None,  # tests/models/hpvade/test_detection.py
     "get_elbo": elbo,
     "get_from_registry": registry_view,
+    "get_hierarchy": hierarchy,
     "get_latent_representation": latent,
     "get_marginal_ll": refused("get_marginal_ll", "get_elbo"),
     "get_normalized_expression": normalized_expression,
@@ -147,6 +162,7 @@ CHECKS = {
     "get_reconstruction_error": reconstruction_error,
     "get_setup_arg": equals("get_setup_arg", (("sample_key",), "donor")),
     "get_signature_matrix": signature,
+    "get_spillover": spillover,
     "get_state_registry": registry_view,
     "get_var_names": lambda model, adata: np.testing.assert_array_equal(model.get_var_names(), adata.var_names),
     "history": lambda model, adata: {"train_loss", "validation_loss"} <= model.history.keys() or pytest.fail("no"),
@@ -155,6 +171,7 @@ CHECKS = {
     "load_registry": None,
     "register_manager": None,  # used by every setup
     "registry": registry_view,
+    "remove_calibration": None,  # tests/models/hpvade/test_calibration.py
     "run_id": lambda model, adata: model.run_id,
     "run_name": lambda model, adata: model.run_name,
     "save": None,

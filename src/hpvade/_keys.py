@@ -57,6 +57,11 @@ class Keys:
         return f"{key}_nnls"
 
     @staticmethod
+    def bound(key: str, bound: str) -> str:
+        """obsm: lower or upper bounds of the intervals around `key`."""
+        return f"{key}_{bound}"
+
+    @staticmethod
     def unknown(key: str) -> str:
         """varm of the bulk: expression of what no type explains, counts per million; NaN for genes not in the model."""
         return f"{key}_unknown"

@@ -6,7 +6,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 import hpvade as hp
-from hpvade.dataloaders._splitter import TwoStreamSplitter, split_cells
+from hpvade.dataloaders._splitter import CellSplitter, TwoStreamSplitter, split_cells
 from hpvade.dataloaders._stream import BulkSimulation
 from hpvade.dataloaders._training_data import TrainingData
 
@@ -164,3 +164,20 @@ def test_options_reach_the_loader_of_cells(manager):
     loader = splitter.train_dataloader()
     next(iter(loader))
     assert len(loader.iterables["cells"]) == len(parts[0]) // 64
+
+
+def test_cells_of_a_given_split_and_its_checkpoint():
+    adata, _ = hp.datasets.planted_cohort(n_types=3, n_genes=60, n_cells=50, n_samples=2, seed=0)
+    hp.HPVADE.setup_anndata(adata, "cell_type")
+    manager = hp.HPVADE(adata).adata_manager
+    parts = np.arange(0, 40), np.arange(40, 47), np.arange(47, 50)
+    splitter = CellSplitter(manager, split=parts, batch_size=16)
+    splitter.setup()
+    seen = {name: sum(len(batch["X"]) for batch in loader) for name, loader in (
+        ("train", splitter.train_dataloader()), ("validation", splitter.val_dataloader())
+    )}  # fmt: skip
+    assert seen == {"train": 40, "validation": 7}  # the last, smaller minibatch is kept
+    other = CellSplitter(manager, split=(np.arange(50), np.array([]), np.array([])), batch_size=16)
+    other.setup()
+    other.load_state_dict(splitter.state_dict())
+    np.testing.assert_array_equal(other.val_idx, parts[1])

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from ._cvae import app as cvae
+from ._cycleae import cycleae
 from ._deconvolve import deconvolve
 from ._demo import demo
 from ._errors import reported
 from ._evaluate import evaluate
+from ._ivae import ivae
 from ._simulate import simulate
 from ._train import train
 
@@ -21,6 +24,9 @@ app = typer.Typer(
 )
 for _command in (demo, train, deconvolve, simulate, evaluate):
     app.command(no_args_is_help=_command is not demo)(reported(_command))
+app.add_typer(cvae)
+app.add_typer(cycleae)
+app.add_typer(ivae)
 
 
 def _print_version(wanted: bool) -> None:

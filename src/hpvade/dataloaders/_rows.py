@@ -144,3 +144,13 @@ def _convert(blocks, dtype: np.dtype, dense: bool) -> Iterator[tuple[slice, spar
         block = sparse.csr_matrix(block, dtype=dtype, copy=True)
         block.sum_duplicates()
         yield rows, block
+
+
+def use_sparse_matrix(adata, layer: str | None) -> None:
+    """Turn a SciPy sparse *array* of an AnnData, which scvi-tools cannot read, into the same matrix in CSR."""
+    X = adata.X if layer is None else adata.layers[layer]
+    if isinstance(X, sparse.sparray):
+        if layer is None:
+            adata.X = sparse.csr_matrix(X)
+        else:
+            adata.layers[layer] = sparse.csr_matrix(X)

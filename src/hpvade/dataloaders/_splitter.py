@@ -85,8 +85,43 @@ def _hold_out_cells(types: np.ndarray, wanted: list[int], rng: np.random.Generat
     return held_out
 
 
-class TwoStreamSplitter(DataSplitter):
-    """`scvi.dataloaders.DataSplitter` whose loaders yield ``{"cells": minibatch, "bulk": simulated bulk}``.
+class CellSplitter(DataSplitter):
+    """`scvi.dataloaders.DataSplitter` for a given split, which checkpoints keep.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the cells.
+    split
+        Indices of training, validation and test cells.
+    batch_size
+        Cells per minibatch.
+    **kwargs
+        Passed to the loader of cells.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        split: tuple[np.ndarray, np.ndarray, np.ndarray],
+        batch_size: int,
+        **kwargs,
+    ):
+        super().__init__(adata_manager, external_indexing=list(split), batch_size=batch_size, **kwargs)
+
+    def state_dict(self) -> dict[str, list[int]]:
+        """The split, so that a resumed run keeps it."""
+        return {name: getattr(self, name).tolist() for name in ("train_idx", "val_idx", "test_idx")}
+
+    def load_state_dict(self, state_dict: dict[str, list[int]]) -> None:
+        """Restore the split of a checkpoint."""
+        for name, indices in state_dict.items():
+            setattr(self, name, np.array(indices, dtype=np.int64))
+
+
+class TwoStreamSplitter(CellSplitter):
+    """Splitter whose loaders yield ``{"cells": minibatch, "bulk": simulated bulk}``.
 
     Parameters
     ----------
@@ -111,7 +146,7 @@ class TwoStreamSplitter(DataSplitter):
         batch_size: int,
         **kwargs,
     ):
-        super().__init__(adata_manager, external_indexing=list(split), batch_size=batch_size, **kwargs)
+        super().__init__(adata_manager, split=split, batch_size=batch_size, **kwargs)
         self.streams = streams
 
     def train_dataloader(self) -> CombinedLoader:
@@ -122,15 +157,6 @@ class TwoStreamSplitter(DataSplitter):
         """Held-out cells and fixed mixtures of them; None without held-out cells."""
         cells = super().val_dataloader()
         return None if cells is None else self._combine(cells, self.streams["validation"])
-
-    def state_dict(self) -> dict[str, list[int]]:
-        """The split, so that a resumed run keeps it."""
-        return {name: getattr(self, name).tolist() for name in ("train_idx", "val_idx", "test_idx")}
-
-    def load_state_dict(self, state_dict: dict[str, list[int]]) -> None:
-        """Restore the split of a checkpoint."""
-        for name, indices in state_dict.items():
-            setattr(self, name, np.array(indices, dtype=np.int64))
 
     @staticmethod
     def _combine(cells, bulk: BulkStream) -> CombinedLoader:

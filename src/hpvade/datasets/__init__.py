@@ -1,6 +1,8 @@
 """Small real data shipped in the package, and a generator with planted truth."""
 
+from ._ambient import plant_ambient
+from ._contexts import planted_contexts
 from ._planted import planted_cohort
 from ._real import pbmc_bulk, pbmc_reference
 
-__all__ = ["pbmc_bulk", "pbmc_reference", "planted_cohort"]
+__all__ = ["pbmc_bulk", "pbmc_reference", "plant_ambient", "planted_cohort", "planted_contexts"]

@@ -1,17 +1,16 @@
 """What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work."""
 
 import inspect
-from pathlib import Path
 
-import anndata
 import numpy as np
 import rich.pretty  # noqa: F401  scvi's view methods use it without importing it
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
-from ._saving import ADATA_FILE, load_tensors, read_document, read_tensors, write_model
+from ._saving import load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
 
@@ -49,8 +48,8 @@ class BaseModel(BaseModelClass):
         overwrite
             Replace an earlier model in `dir_path`; other files in it are kept.
         save_anndata
-            Also write the reference to ``adata.h5ad``; like every write of anndata, this turns text columns of
-            `obs` and `var` into categories.
+            Also write the reference to ``adata.h5ad`` (a MuData to ``mdata.h5mu``); like every write of anndata, this
+            turns text columns of `obs` and `var` into categories.
         save_kwargs, legacy_mudata_format, datamodule
             In scvi-tools' signature only; refused when given.
         **anndata_write_kwargs
@@ -77,9 +76,10 @@ class BaseModel(BaseModelClass):
             for name, value in sorted(vars(self).items())
             if name.endswith("_") and not name.startswith("_") and name not in _NOT_SAVED
         }
+        names = self.get_var_names()
         document = {
             "class_name": type(self).__name__,
-            "var_names": np.asarray(self.get_var_names()),
+            "var_names": {k: np.asarray(v) for k, v in names.items()} if isinstance(names, dict) else np.asarray(names),
             # keys that start with an underscore identify the AnnData object of this process
             "registry_": {key: value for key, value in self.registry_.items() if not key.startswith("_")},
             "attributes": attributes,
@@ -130,8 +130,8 @@ class BaseModel(BaseModelClass):
             not fit the model; the genes of `adata` differ from the model's; the device is not there.
         """
         _refuse("load", backup_url=backup_url, datamodule=datamodule)
-        if not (adata is None or adata is False or isinstance(adata, AnnData)):
-            raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData, None or False.")
+        if not (adata is None or adata is False or isinstance(adata, AnnData | MuData)):
+            raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData (or MuData), None or False.")
         device, prefix = choose_device(accelerator, device), prefix or ""
         document = read_document(dir_path, prefix)
         if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
@@ -140,13 +140,12 @@ class BaseModel(BaseModelClass):
                 f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
             )
         tensors = read_tensors(dir_path, prefix, document)
-        if adata is None and document["adata"]:
-            adata = anndata.read_h5ad(Path(dir_path) / (prefix + ADATA_FILE))
-        adata = None if adata is False else adata
+        adata = read_data(dir_path, document) if adata is None else None if adata is False else adata
         registry, attributes = document["registry_"], document["attributes"]
         if adata is not None:
             refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
-            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+            setup = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
+            setup(adata, source_registry=registry, **registry["setup_args"])
         model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
         for name, value in attributes.items():
             setattr(model, name, value)
@@ -161,8 +160,8 @@ class BaseModel(BaseModelClass):
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
         if adata is None and self.adata is None:
             raise ValueError(_no_data(type(self).__name__))
-        if isinstance(adata, AnnData) and adata is not self.adata:
-            refuse_other_genes(adata, np.asarray(self.get_var_names()), "model")
+        if isinstance(adata, AnnData | MuData) and adata is not self.adata:
+            refuse_other_genes(adata, self.get_var_names(), "model")
         return super()._validate_anndata(adata, copy_if_view)
 
     def deregister_manager(self, adata: AnnData | None = None) -> None:
@@ -200,6 +199,10 @@ class BaseModel(BaseModelClass):
         """Refused: hpvade never wrote such files."""
         raise NotImplementedError("hpvade has no older file format. Use `model.save(dir)` and `load(dir)`.")
 
+    def _size(self, stats: dict) -> str:
+        """Size of the data, for `repr`."""
+        return f"{stats.get('n_cells')} cells x {stats.get('n_vars')} genes"
+
     def __repr__(self) -> str:
         """One line: the options that differ from the defaults, training and data."""
         init = inspect.signature(type(self).__init__).parameters
@@ -212,7 +215,7 @@ class BaseModel(BaseModelClass):
         epochs = max((len(values) for values in (self.history_ or {}).values()), default=0)
         status = f"trained for {epochs} epochs" if self.is_trained_ else "not trained"
         stats = dict(self.summary_stats)
-        size = f"{stats.get('n_cells')} cells x {stats.get('n_vars')} genes"
+        size = self._size(stats)
         labels = f", {stats['n_labels']} labels" if "n_labels" in stats else ""
         data = "" if self.adata is not None else ", without data"
         return f"<{type(self).__name__}({options}): {status}; {size}{labels}{data}>"
@@ -223,13 +226,21 @@ class VAEMethods(VAEMixin):
 
     def get_latent_representation(self, adata: AnnData | None = None, indices=None, **kwargs):
         """Latent representation of cells (cells x latent), see scvi-tools; rows in the order of `indices`, always."""
-        data = self.adata if adata is None else adata
-        if indices is None or data is None or not data.isbacked:
-            return super().get_latent_representation(adata, indices, **kwargs)
-        # scvi reads cells of backed data in the order of the file
-        cells, position = np.unique(np.arange(data.n_obs)[indices], return_inverse=True)
+        cells, position = file_order(self.adata if adata is None else adata, indices)
         found = super().get_latent_representation(adata, cells, **kwargs)
         return tuple(part[position] for part in found) if isinstance(found, tuple) else found[position]
+
+    def get_elbo(self, adata: AnnData | None = None, indices=None, *args, **kwargs):
+        """Lower bound of the log-likelihood, see scvi-tools; cells in the order of `indices`, always."""
+        cells, position = file_order(self.adata if adata is None else adata, indices)
+        found = super().get_elbo(adata, cells, *args, **kwargs)
+        return found[position] if found.ndim else found
+
+    def get_reconstruction_error(self, adata: AnnData | None = None, indices=None, *args, **kwargs):
+        """Minus the log-likelihood of the counts, see scvi-tools; cells in the order of `indices`, always."""
+        cells, position = file_order(self.adata if adata is None else adata, indices)
+        found = super().get_reconstruction_error(adata, cells, *args, **kwargs)
+        return {name: value[position] if value.ndim else value for name, value in found.items()}
 
     def get_marginal_ll(self, *args, **kwargs):
         """Marginal log-likelihood of the cells, where the module has a ``marginal_ll``."""
@@ -250,6 +261,23 @@ class VAEMethods(VAEMixin):
             "differential abundance is wrong in scvi-tools 1.4.2. Compare proportions between samples, or use "
             "`get_latent_representation()` with a method for neighbourhoods, such as pertpy's Milo."
         )
+
+
+def file_order(adata: AnnData | None, indices) -> tuple[np.ndarray | list | None, np.ndarray | slice]:
+    """Cells to ask scvi for, and where the ones of `indices` are in its answer.
+
+    Scvi reads cells of backed data in the order of the file, whatever the order of `indices`. All other data come in
+    the order that is asked for.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> file_order(anndata.AnnData(np.ones((3, 2))), [2, 0])
+    ([2, 0], slice(None, None, None))
+    """
+    if indices is None or adata is None or not adata.isbacked:
+        return indices, slice(None)
+    return np.unique(np.arange(adata.n_obs)[indices], return_inverse=True)
 
 
 def choose_device(accelerator: str, device: int | str) -> torch.device:
@@ -279,8 +307,22 @@ def choose_device(accelerator: str, device: int | str) -> torch.device:
     return torch.device(kind, index)
 
 
-def refuse_other_genes(adata: AnnData, genes: np.ndarray, model: str) -> None:
-    """Raise ValueError unless the genes of `adata` are `genes` in the same order; `model` is how to write the model."""
+def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model: str) -> None:
+    """Raise ValueError unless the genes of `adata` are `genes` in the same order; `model` is how to write the model.
+
+    For a MuData `genes` is a dict with those of every modality in use.
+    """
+    if isinstance(adata, MuData) != isinstance(genes, dict):
+        raise TypeError(
+            f"found a {type(adata).__name__}; expected {'a MuData' if isinstance(genes, dict) else 'an AnnData'}."
+        )
+    if isinstance(genes, dict):
+        if absent := [name for name in genes if name not in adata.mod]:
+            raise ValueError(f"mdata has no modalities {absent}; it has {list(adata.mod)}.")
+        for name, names in genes.items():
+            refuse_other_genes(adata.mod[name], names, model)
+        return
+    genes = np.asarray(genes)
     found = adata.var_names.astype(str)
     if np.array_equal(found, genes):
         return

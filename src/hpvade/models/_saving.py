@@ -7,20 +7,30 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import anndata
+import mudata
 import safetensors.torch
 import torch
 from anndata import AnnData
+from mudata import MuData
 from safetensors import SafetensorError
 
 from .. import __version__
 from ._encoding import decode, encode
 
 FORMAT, FORMAT_VERSION = "hpvade", 1
-JSON_FILE, TENSOR_FILE, ADATA_FILE = "model.json", "model.safetensors", "adata.h5ad"
+JSON_FILE, TENSOR_FILE = "model.json", "model.safetensors"
+ADATA_FILE, MUDATA_FILE = "adata.h5ad", "mdata.h5mu"
 
 
 def write_model(
-    dir_path, prefix: str, overwrite: bool, document: dict, tensors: dict, adata: AnnData | None, **write_kwargs
+    dir_path,
+    prefix: str,
+    overwrite: bool,
+    document: dict,
+    tensors: dict,
+    adata: AnnData | MuData | None,
+    **write_kwargs,
 ) -> None:
     """Write a model folder: all of it, or nothing.
 
@@ -40,9 +50,9 @@ def write_model(
     tensors
         The state of the module.
     adata
-        Written to ``adata.h5ad`` when given.
+        Written to ``adata.h5ad`` when given, a MuData to ``mdata.h5mu``.
     **write_kwargs
-        For :meth:`anndata.AnnData.write_h5ad`.
+        For :meth:`anndata.AnnData.write_h5ad` or :meth:`mudata.MuData.write_h5mu`.
 
     Raises
     ------
@@ -54,14 +64,15 @@ def write_model(
     target = Path(dir_path).resolve()
     if target.exists() and not overwrite:
         raise ValueError(f"{dir_path} already exists. Choose another folder, or pass overwrite=True to replace it.")
-    names = [prefix + JSON_FILE, prefix + TENSOR_FILE] + ([prefix + ADATA_FILE] if adata is not None else [])
+    data_file = None if adata is None else prefix + (MUDATA_FILE if isinstance(adata, MuData) else ADATA_FILE)
+    names = [prefix + JSON_FILE, prefix + TENSOR_FILE] + ([data_file] if data_file else [])
     earlier = _earlier_files(target, prefix, names)
     payload = safetensors.torch.save(_cpu(tensors))
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "hpvade_version": __version__,
-        "adata": None if adata is None else prefix + ADATA_FILE,
+        "adata": data_file,
         "tensors": {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()},
     } | {name: encode(value, name) for name, value in document.items()}
     document["sha256"] = _json_hash(document)
@@ -71,8 +82,10 @@ def write_model(
     try:
         new = work / "new"
         new.mkdir()
-        if adata is not None:
-            adata.write_h5ad(new / (prefix + ADATA_FILE), **write_kwargs)
+        if isinstance(adata, MuData):
+            adata.write_h5mu(new / data_file, **write_kwargs)
+        elif adata is not None:
+            adata.write_h5ad(new / data_file, **write_kwargs)
         (new / (prefix + TENSOR_FILE)).write_bytes(payload)
         (new / (prefix + JSON_FILE)).write_text(_json(document), encoding="ascii")
         if target.exists():
@@ -117,6 +130,14 @@ def read_document(dir_path, prefix: str = "") -> dict:
     return {name: decode(value) for name, value in document.items()}
 
 
+def read_data(dir_path, document: dict) -> AnnData | MuData | None:
+    """Read the cells that were saved with the model; None when there are none."""
+    if not document["adata"]:
+        return None
+    path = Path(dir_path) / Path(document["adata"]).name
+    return mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
+
+
 def read_tensors(dir_path, prefix: str, document: dict) -> dict[str, torch.Tensor]:
     """Read the tensors that belong to `document`.
 
@@ -145,8 +166,12 @@ def read_tensors(dir_path, prefix: str, document: dict) -> dict[str, torch.Tenso
 
 
 def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path) -> None:
-    """Copy saved tensors into a module; ValueError when names, shapes or dtypes do not fit."""
+    """Copy saved tensors into a module; ValueError when names, shapes or dtypes do not fit.
+
+    Buffers that a class names in ``new_buffers`` came after its first version: where absent, they stay as they are.
+    """
     state = module.state_dict()
+    tensors = {name: state[name] for name in getattr(module, "new_buffers", ())} | tensors
 
     def show(tensor) -> str:
         return "absent" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
@@ -196,7 +221,8 @@ def _earlier_files(target: Path, prefix: str, names: list[str]) -> list[str]:
         raise ValueError(f"{target} is a file; expected a folder. Choose another path.")
     try:
         document = _parse(target / (prefix + JSON_FILE))
-        earlier = [prefix + JSON_FILE, prefix + TENSOR_FILE] + [prefix + ADATA_FILE] * bool(document.get("adata"))
+        data_files = [name for name in (prefix + ADATA_FILE, prefix + MUDATA_FILE) if name == document.get("adata")]
+        earlier = [prefix + JSON_FILE, prefix + TENSOR_FILE, *data_files]
     except (FileNotFoundError, ValueError):
         earlier = []
     if foreign := [name for name in names if name not in earlier and (target / name).exists()]:

@@ -1,8 +1,9 @@
 """Torch building blocks; nothing here knows AnnData."""
 
+from . import cvae, cycleae, ivae
 from ._mlp import Decoder, DeconvolutionNetwork, Encoder
 
-__all__ = ["HP_VADE", "Decoder", "DeconvolutionNetwork", "Encoder"]
+__all__ = ["HP_VADE", "Decoder", "DeconvolutionNetwork", "Encoder", "cvae", "cycleae", "ivae"]
 
 
 def __getattr__(name: str):

@@ -1,6 +1,12 @@
 """Draw proportions, agreement with the truth, signatures and the training history. Tables in, never a model."""
 
 from ._agreement import agreement
+from ._attribution import attribution_scatter, modality_attribution
+from ._contexts import context_effects, head_influence
+from ._diagnostics import diagnostics
+from ._embedding import embedding
+from ._latent_space import latent_space
+from ._loadings import loadings
 from ._proportions import proportions
 from ._signatures import signatures
 from ._training import training_history
@@ -8,4 +14,19 @@ from ._training import training_history
 signature = signatures
 training = training_history
 
-__all__ = ["agreement", "proportions", "signature", "signatures", "training", "training_history"]
+__all__ = [
+    "agreement",
+    "attribution_scatter",
+    "context_effects",
+    "diagnostics",
+    "embedding",
+    "head_influence",
+    "latent_space",
+    "loadings",
+    "modality_attribution",
+    "proportions",
+    "signature",
+    "signatures",
+    "training",
+    "training_history",
+]

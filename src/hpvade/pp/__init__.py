@@ -1,5 +1,7 @@
 """Preparation: thin functions that take AnnData and return AnnData."""
 
+from ..dataloaders._contexts import build_context_specs
+from ._read_h5_batches import read_h5_batches
 from ._simulate_bulk import simulate_bulk
 
-__all__ = ["simulate_bulk"]
+__all__ = ["build_context_specs", "read_h5_batches", "simulate_bulk"]

@@ -1,6 +1,36 @@
-"""Evaluate predicted proportions against the truth."""
+"""Estimate proportions with classical solvers, diagnose results, and evaluate predictions against the truth."""
 
 from ._align import compare
+from ._cycleae import cycleae
+from ._diagnose import diagnose
+from ._embed import embed
 from ._evaluate import evaluate, evaluate_per_type
+from ._generation import evaluate_generation
+from ._layout import layout
+from ._neighbourhood import (
+    marker_genes,
+    neighbourhood_correlation,
+    random_baseline,
+    stratified_summary,
+    summarize_neighbourhoods,
+)
+from ._perturbation import evaluate_perturbation
+from ._solve import solve
 
-__all__ = ["compare", "evaluate", "evaluate_per_type"]
+__all__ = [
+    "compare",
+    "cycleae",
+    "diagnose",
+    "embed",
+    "evaluate",
+    "evaluate_generation",
+    "evaluate_per_type",
+    "evaluate_perturbation",
+    "layout",
+    "marker_genes",
+    "neighbourhood_correlation",
+    "random_baseline",
+    "solve",
+    "stratified_summary",
+    "summarize_neighbourhoods",
+]

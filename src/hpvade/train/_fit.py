@@ -83,6 +83,7 @@ def fit(
     max_epochs: int,
     early_stopping: bool,
     checkpoint_dir: str | None,
+    alarm: bool = True,
     **trainer_kwargs,
 ) -> None:
     """Train `model` on `splitter` with hpvade's defaults.
@@ -97,6 +98,8 @@ def fit(
         Called once before the first step of a new model.
     plan_kwargs, max_epochs, early_stopping, checkpoint_dir
         See `HPVADE.train`.
+    alarm
+        Whether the model predicts proportions, so that a constant prediction raises the alarm.
     **trainer_kwargs
         For the trainer; what is given replaces a default.
 
@@ -115,7 +118,7 @@ def fit(
         )
     callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
     if validated:
-        callbacks += [KeepBest(), ConstantPredictorAlarm()]
+        callbacks += [KeepBest(), *([ConstantPredictorAlarm()] if alarm else [])]
     else:
         trainer_kwargs = {"limit_val_batches": 0} | trainer_kwargs  # Lightning refuses a loader that is None
     if checkpoint_dir is not None:

@@ -1,0 +1,266 @@
+"""The sub-commands ``hpvade cvae train`` and ``hpvade cvae infer``."""
+
+import difflib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._errors import UsageError, reported
+from ._io import check_folder, check_input, read_h5ad
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+app = typer.Typer(
+    name="cvae",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="ConditionalVAE: train on batches of cells, then label, generate and compare cells.",
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SplitBy(StrEnum):
+    """What is held out for validation."""
+
+    cell = "cell"
+    experiment = "experiment"
+    perturbation = "perturbation"
+
+
+DataDir = Annotated[
+    Path,
+    typer.Option(metavar="D", help="Folder of batch_*.h5 files, or an .h5ad file, with counts.", show_default=False),
+]
+HvgFile = Annotated[
+    Path | None, typer.Option(metavar="F", help="Genes to use, one per line, in that order; all by default.")
+]
+ObsCsv = Annotated[Path | None, typer.Option(metavar="F", help="Table of cells, barcodes in the first column.")]
+LabelsKey = Annotated[str, typer.Option(metavar="KEY", help="Column of obs with the cell types.")]
+PerturbationKey = Annotated[str, typer.Option(metavar="KEY", help="Column of obs with the perturbations.")]
+ExperimentKey = Annotated[
+    str, typer.Option(metavar="KEY", help="Column of obs with the experiments; left out where there is none.")
+]
+MaxPerBatch = Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells to take from each batch file.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Cells per pass.")]
+Where = Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")]
+
+
+def train(
+    data_dir: DataDir,
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path(
+        "output/vae_training"
+    ),
+    more_hidden_dims: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    hvg_file: HvgFile = None,
+    input_dim: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of genes, to be checked.")] = None,
+    latent_dim: Annotated[int, typer.Option(metavar="N", min=1, help="Latent dimensions.")] = 128,
+    hidden_dims: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=1, help="Hidden units of the encoder's layers: 512 256.")
+    ] = None,
+    n_epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Training epochs at most.")] = 100,
+    batch_size: BatchSize = 256,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 1e-3,
+    val_split: Annotated[float, typer.Option(metavar="X", min=0, max=0.9, help="Share of cells held out.")] = 0.1,
+    split_by: Annotated[SplitBy, typer.Option(help="Hold out cells, or whole groups.")] = SplitBy.cell,
+    device: Where = Device.auto,
+    max_cells_per_batch: MaxPerBatch = None,
+    obs_csv: ObsCsv = None,
+    control: Annotated[str, typer.Option(metavar="NAME", help="Name of the control perturbation.")] = "control",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed: same seed, same result.")] = 0,
+    labels_key: LabelsKey = "cell_type",
+    perturbation_key: PerturbationKey = "perturbation",
+    experiment_key: ExperimentKey = "SRX_accession",
+) -> None:
+    """Train on counts of cells with known cell type and perturbation.
+
+    Example: `hpvade cvae train --data-dir batches/ --output-dir run/ --hvg-file genes.txt`
+
+    DIR receives best_model.pt, checkpoint_epoch_X.pt every 10 epochs, config.json, vocabularies.json and the folder
+    tensorboard.
+    """
+    if more_hidden_dims and not hidden_dims:
+        raise UsageError(f"unexpected {more_hidden_dims}; expected options only.")
+    hidden_dims = [*(hidden_dims or (512, 256)), *(more_hidden_dims or ())]
+    check_folder(output_dir, overwrite=True)
+    adata = _read(data_dir, hvg_file, input_dim, max_cells_per_batch, obs_csv)
+    import scvi
+
+    from ..models.cvae._model import ConditionalVAE
+    from ..models.cvae._training_files import TrainingFiles
+    from ._cvae_files import write_json
+    from ._fit import quiet
+
+    quiet()
+    scvi.settings.seed = seed
+    ConditionalVAE.setup_anndata(
+        adata,
+        labels_key,
+        perturbation_key=perturbation_key,
+        experiment_key=experiment_key if experiment_key in adata.obs else None,
+        control_category=control,
+    )
+    model = ConditionalVAE(adata, n_latent=latent_dim, hidden_dims=hidden_dims)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    files = TrainingFiles(output_dir, model)
+    document = model._checkpoint(0, float("inf"))
+    write_json(output_dir / "config.json", document["config"])
+    write_json(output_dir / "vocabularies.json", document["vocabularies"])
+    model.train(
+        n_epochs,
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device.value],
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        train_size=1 - val_split,
+        validation_size=val_split,
+        split_by=None if split_by is SplitBy.cell else split_by.value,
+        early_stopping=val_split > 0,
+        enable_progress_bar=sys.stdout.isatty(),
+        callbacks=[files],
+    )
+    files.finish()
+    write_json(output_dir / "config.json", model._checkpoint(0, 0.0)["config"])
+    epochs = len(model.history["train_loss"])
+    typer.echo(f"{output_dir}: model of {adata.n_vars} genes, trained on {adata.n_obs} cells for {epochs} epochs.")
+
+
+def infer(
+    model_path: Annotated[Path, typer.Option(metavar="P", help="best_model.pt of hpvade cvae train.")],
+    data_dir: DataDir,
+    output_dir: Annotated[Path, typer.Option(metavar="O", help="Folder for the results.")],
+    hvg_file: HvgFile = None,
+    predict_cell_types: Annotated[bool, typer.Option("--predict-cell-types", help="Write the cell types.")] = False,
+    analyze_perturbations: Annotated[
+        bool, typer.Option("--analyze-perturbations", help="Write what perturbations do to genes.")
+    ] = False,
+    analyze_latent: Annotated[
+        bool, typer.Option("--analyze-latent", help="Write and draw the latent representation.")
+    ] = False,
+    generate_cells: Annotated[bool, typer.Option("--generate-cells", help="Write synthetic cells.")] = False,
+    n_generate: Annotated[int, typer.Option(metavar="N", min=1, help="Number of synthetic cells.")] = 100,
+    generate_cell_type: Annotated[str | None, typer.Option(metavar="NAME", help="Their cell type.")] = None,
+    generate_perturbation: Annotated[str | None, typer.Option(metavar="NAME", help="Their perturbation.")] = None,
+    generate_experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Their experiment; as in training by default.")
+    ] = None,
+    device: Where = Device.auto,
+    batch_size: BatchSize = 256,
+    max_cells: Annotated[int, typer.Option(metavar="N", min=1, help="Cells to read at most, the first ones.")] = 10000,
+    obs_csv: ObsCsv = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed of the synthetic cells.")] = 0,
+    labels_key: LabelsKey = "cell_type",
+    perturbation_key: PerturbationKey = "perturbation",
+    experiment_key: ExperimentKey = "SRX_accession",
+) -> None:
+    """Label cells, compare perturbations, look at the latent space and generate cells with a trained model.
+
+    Example: `hpvade cvae infer --model-path run/best_model.pt --data-dir batches/ --output-dir out/ --analyze-latent`
+
+    Genes are selected by the names that the model knows; `--hvg-file` must name the same ones.
+    """
+    if not (predict_cell_types or analyze_perturbations or analyze_latent or generate_cells):
+        raise UsageError(
+            "nothing to do: pass --predict-cell-types, --analyze-perturbations, --analyze-latent or --generate-cells."
+        )
+    if generate_cells and (generate_cell_type is None or generate_perturbation is None):
+        raise UsageError("--generate-cells needs --generate-cell-type NAME and --generate-perturbation NAME.")
+    check_input(model_path)
+    check_folder(output_dir, overwrite=True)
+    import torch
+
+    from ..models.cvae._trained import TrainedNetwork
+    from . import _cvae_files as files
+    from ._io import complete
+
+    where = device.value if device is not Device.auto else "cuda" if torch.cuda.is_available() else "cpu"
+    keys = (labels_key, perturbation_key, experiment_key)
+    network = TrainedNetwork(model_path, *keys, device=where)
+    if len(network.experiments) < 2:
+        network = TrainedNetwork(model_path, labels_key, perturbation_key, None, device=where)
+    names = {"cell_type": generate_cell_type, "perturbation": generate_perturbation}
+    names["srx_accession"] = generate_experiment
+    if generate_cells:
+        _check_names(network, names)
+    adata = _read(data_dir, hvg_file, None, None, obs_csv, genes=network.genes)[:max_cells].copy()
+    with complete(output_dir) as folder:
+        folder.mkdir()
+        if predict_cell_types:
+            files.cell_types(network, adata, folder, batch_size)
+        if analyze_perturbations:
+            files.perturbations(network, adata, folder, batch_size)
+        if analyze_latent:
+            files.latent(network, adata, folder, batch_size)
+        if generate_cells:
+            files.generated(network, names, n_generate, seed, folder)
+        written = sorted(path.name for path in folder.iterdir())
+    typer.echo(f"{output_dir}: {', '.join(written)}.")
+
+
+def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=None) -> "AnnData":
+    """Cells of a folder of batches or an h5ad file, with the genes asked for."""
+    hvg = _gene_list(hvg_file)
+    for path in (obs_csv,):
+        if path is not None:
+            check_input(path)
+    if data.suffix.lower() == ".h5ad":
+        adata = read_h5ad(data)
+        if obs_csv is not None or max_cells_per_batch is not None:
+            raise UsageError("--obs-csv and --max-cells-per-batch belong to folders of batches, not to .h5ad files.")
+    else:
+        check_input(data, folder=True)
+        from ..pp import read_h5_batches
+
+        adata = read_h5_batches(data, obs_csv=obs_csv, max_cells_per_batch=max_cells_per_batch)
+    if genes is not None and hvg is not None and list(genes) != hvg:
+        raise UsageError(
+            f"{hvg_file} names {len(hvg)} genes, other than the {len(genes)} of the model or in another order. Leave "
+            "it out."
+        )
+    wanted = list(genes) if genes is not None else hvg
+    if wanted is not None:
+        known = set(adata.var_names)
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of the {len(wanted)} genes of {hvg_file or 'the model'} are not in {data}, such as "
+                f"{', '.join(missing[:3])}."
+            )
+        adata = adata[:, wanted].copy()
+    if input_dim is not None and input_dim != adata.n_vars:
+        raise UsageError(f"--input-dim is {input_dim}, but {hvg_file or data} has {adata.n_vars} genes. Leave it out.")
+    return adata
+
+
+def _gene_list(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    check_input(path)
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UsageError(f"{path} is empty; expected one gene per line.")
+    if len(set(names)) < len(names):
+        raise UsageError(f"{path} names {len(names) - len(set(names))} genes more than once.")
+    return names
+
+
+def _check_names(network, names: dict[str, str | None]) -> None:
+    """Refuse names that are not in the vocabulary, with the closest ones."""
+    for kind, name in names.items():
+        known = [other for other in network.vocabularies[kind] if other != "<UNK>"]
+        if name is not None and name not in known:
+            close = difflib.get_close_matches(name, known, n=5, cutoff=0.3) or known[:5]
+            raise UsageError(f"{name!r} is no {kind} of the model. Closest names: {', '.join(close)}.")
+
+
+app.command(no_args_is_help=True)(reported(train))
+app.command(no_args_is_help=True)(reported(infer))

@@ -1,0 +1,1 @@
+"""ConditionalVAE: cells conditioned on cell type, perturbation and experiment."""

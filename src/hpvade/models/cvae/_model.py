@@ -1,0 +1,473 @@
+"""`ConditionalVAE`: generation, labels and counterfactuals of cells given type, perturbation and experiment.
+
+Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from ...dataloaders._splitter import CellSplitter
+from ...nn._checkpoint import checkpoint, load_trained_model, write_checkpoint
+from ...nn._vae_config import VAEConfig
+from ...train._fit import check_options, fit, saved_split
+from ...train._plan import CellPlan
+from ...train._runner import ResumableTrainRunner
+from .._base import BaseModel, VAEMethods
+from . import _generate, _predict
+from ._answers import Answers
+from ._cells import Cells, read_cells
+from ._module import ConditionalVAEModule
+from ._scvi_methods import CountMethods
+from ._setup import check_setup, split_training, use_sparse_matrix
+from ._vocabulary import Vocabulary
+
+_STEPS = 1500  # a budget: about a minute and a half for 5,000 cells x 2,000 genes on two cores
+_PERTURBATION, _SIZE_FACTOR = "perturbation", "size_factor"
+
+
+class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+    """A generative model of cells, conditioned on cell type, perturbation and experiment.
+
+    The encoder sees the expression and the experiment only; type and perturbation enter the decoder. So a cell can be
+    encoded as it is and decoded as it would be under another perturbation. See the user guide for the model.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, after :meth:`setup_anndata`.
+    registry
+        Registry of a saved model; used by :meth:`load`.
+    config
+        Sizes, weights, learning rate and batch size in one object, :class:`hpvade.nn.cvae.VAEConfig`. Arguments of
+        the same meaning that differ from their default replace its values; `input_dim` and the sizes of the
+        vocabularies are those of the data, and the other options are arguments here.
+    n_latent
+        Latent dimensions.
+    hidden_dims
+        Hidden units of the encoder; the decoder has them reversed.
+    cell_type_embed_dim, perturbation_embed_dim, experiment_embed_dim
+        Sizes of the embeddings.
+    kld_weight, reconstruction_weight
+        Weights of the divergence from the prior and of the reconstruction.
+    likelihood
+        ``"nb"``: counts, negative binomial. ``"mse"``: squared error of log1p counts per 10,000.
+    encoder_conditioning
+        What the encoder is told: the ``"experiment"``, ``"none"``, or ``"all"``, as in the literal network. With
+        ``"all"``, z depends on the perturbation, and counterfactuals may not show all of its effect.
+    classifier_weight
+        Weight of the classifier of cell types on z; 0 leaves it out.
+    mmd_weight
+        Weight of a penalty on differences of z between perturbations.
+
+    Raises
+    ------
+    ValueError
+        An option is unknown or out of range.
+
+    Examples
+    --------
+    >>> import hpvade as hp
+    >>> adata = hp.datasets.planted_contexts(200, 50, fields={"condition": 2})
+    >>> hp.ConditionalVAE.setup_anndata(
+    ...     adata, "cell_type", perturbation_key="condition", control_category="condition_0"
+    ... )
+    >>> model = hp.ConditionalVAE(adata)
+    >>> model.train(accelerator="cpu")  # doctest: +SKIP
+    >>> cells = model.generate(100, labels="type_0", perturbation="condition_1")  # doctest: +SKIP
+    """
+
+    _data_splitter_cls = CellSplitter
+    _training_plan_cls = CellPlan
+    _train_runner_cls = ResumableTrainRunner
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        config: VAEConfig | dict | None = None,
+        n_latent: int = 128,
+        hidden_dims: Sequence[int] = (512, 256),
+        cell_type_embed_dim: int = 32,
+        perturbation_embed_dim: int = 32,
+        experiment_embed_dim: int = 16,
+        kld_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+        likelihood: Literal["nb", "mse"] = "nb",
+        encoder_conditioning: Literal["experiment", "none", "all"] = "experiment",
+        classifier_weight: float = 1.0,
+        mmd_weight: float = 0.0,
+    ):
+        super().__init__(adata, registry)
+        config = asdict(config) if isinstance(config, VAEConfig) else config
+        sizes = {
+            "latent_dim": (n_latent, 128),
+            "hidden_dims": (list(hidden_dims), [512, 256]),
+            "cell_type_embed_dim": (cell_type_embed_dim, 32),
+            "perturbation_embed_dim": (perturbation_embed_dim, 32),
+            "experiment_embed_dim": (experiment_embed_dim, 16),
+            "kld_weight": (kld_weight, 1.0),
+            "reconstruction_weight": (reconstruction_weight, 1.0),
+        }
+        types, perturbations, experiments = self._vocabularies.values()
+        self.prior_size_ = None
+        self.module = ConditionalVAEModule(
+            VAEConfig(
+                **_sizes(config or {}, sizes),
+                input_dim=self.summary_stats.n_vars,
+                n_cell_types=len(types),
+                n_perturbations=len(perturbations),
+                n_experiments=len(experiments),
+                likelihood=likelihood,
+                encoder_conditioning=encoder_conditioning,
+                normalization="layer",
+                control_perturbation=self._control,
+                classifier_weight=classifier_weight,
+                mmd_weight=mmd_weight,
+                perturbation_offset=True,
+            ),
+            types.registry_ids(),
+            perturbations.registry_ids(),
+            experiments.registry_ids(),
+            use_size_factor=self.get_setup_arg("size_factor_key") is not None,
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        *,
+        perturbation_key: str,
+        experiment_key: str | None = None,
+        control_category: str = "control",
+        unlabeled_category: str | None = None,
+        layer: str | None = None,
+        size_factor_key: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Register cells. Checks everything first; on an error `adata` is unchanged.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts and unique gene names.
+        labels_key, perturbation_key, experiment_key
+            Columns of `adata.obs` with the cell type, the perturbation and the experiment (donor, batch) of each cell.
+        control_category
+            Name of the control in `perturbation_key`; effects are differences to it.
+        unlabeled_category
+            Name in `labels_key` of cells whose type is not known.
+        layer
+            Layer with the counts; `adata.X` when None.
+        size_factor_key
+            Column of `adata.obs` with size factors, in place of the total counts.
+        **kwargs
+            `source_registry`, when :meth:`load` repeats a setup.
+
+        Raises
+        ------
+        KeyError
+            A column or layer is absent.
+        ValueError
+            Values are missing; there is one cell type only; counts are negative, not finite, logged, or all zero in a
+            cell; size factors are not positive; genes are duplicated; `adata` is a view or empty.
+
+        Examples
+        --------
+        >>> import hpvade as hp
+        >>> adata = hp.datasets.planted_contexts(100, 50, fields={"condition": 2})
+        >>> hp.ConditionalVAE.setup_anndata(
+        ...     adata, "cell_type", perturbation_key="condition", control_category="condition_0"
+        ... )
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        keys = {"labels_key": labels_key, "perturbation_key": perturbation_key, "experiment_key": experiment_key}
+        new = "source_registry" not in kwargs
+        check_setup(adata, keys, control_category, unlabeled_category, layer, size_factor_key, new=new)
+        use_sparse_matrix(adata, layer)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            CategoricalObsField(_PERTURBATION, perturbation_key),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, experiment_key),
+        ]
+        if size_factor_key is not None:
+            fields.append(NumericalObsField(_SIZE_FACTOR, size_factor_key))
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        split_by: str | None = None,
+        learning_rate: float | None = None,
+        early_stopping: bool = True,
+        checkpoint_dir: str | None = None,
+        ckpt_path: str | None = None,
+        plan_kwargs: dict | None = None,
+        datasplitter_kwargs: dict | None = None,
+        **trainer_kwargs,
+    ) -> None:
+        """Train, and keep the weights with the lowest loss on held-out cells; so they are on Ctrl-C.
+
+        The learning rate halves when that loss has not fallen for 10 epochs. Cells that :meth:`augment_reference`
+        generated are never held out.
+
+        Parameters
+        ----------
+        max_epochs
+            Most passes over the cells; about 1,500 optimisation steps when None, at least 20 epochs.
+        accelerator, devices
+            As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
+        batch_size, learning_rate
+            Those of the config when None: 256 cells and 1e-3.
+        train_size, validation_size
+            Shares of cells.
+        split_by
+            Hold out whole ``"experiment"`` or ``"perturbation"`` groups, or those of any column of `adata.obs`; cells
+            within types when None. The control is never held out.
+        early_stopping
+            Stop after `early_stopping_patience` (20) epochs without a lower `validation_loss`.
+        checkpoint_dir
+            Folder for a checkpoint of every epoch, ``last.ckpt``, and the best one.
+        ckpt_path
+            Checkpoint to resume from.
+        plan_kwargs
+            Options of `scvi.train.TrainingPlan`.
+        datasplitter_kwargs
+            Options of the loader of cells, such as `num_workers`.
+        **trainer_kwargs
+            Options of `scvi.train.Trainer` and Lightning's, such as `logger`, `precision` and `enable_progress_bar`.
+
+        Raises
+        ------
+        KeyError
+            There is no column `split_by`.
+        ValueError
+            The model was loaded without data; shares are out of range; there are too few groups to hold one out; early
+            stopping without validation cells.
+        TypeError
+            An option is unknown.
+        RuntimeError
+            A loss is not finite; the model keeps the weights from before.
+        """
+        if self.adata is None:
+            raise ValueError("the model was loaded without data; expected cells. Use ConditionalVAE.load(dir, adata).")
+        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
+        net, config = self.module.net, self.module.net.config
+        batch_size = config.batch_size if batch_size is None else batch_size
+        learning_rate = config.learning_rate if learning_rate is None else learning_rate
+        if batch_size < 1 or learning_rate <= 0:
+            raise ValueError(f"batch_size={batch_size}, learning_rate={learning_rate}; expected more than 0.")
+        split = saved_split(self, ckpt_path)
+        if split is None:
+            split = split_training(self, split_by, train_size, validation_size)
+        n_steps = -(-len(split[0]) // batch_size)
+        max_epochs = int(np.clip(-(-_STEPS // n_steps), 20, 300)) if max_epochs is None else max_epochs
+        plan = {"lr": learning_rate, "weight_decay": 1e-5, "n_epochs_kl_warmup": max(max_epochs // 10, 1)}
+        if len(split[1]):
+            plan |= {"reduce_lr_on_plateau": True, "lr_factor": 0.5, "lr_patience": 10}
+            plan |= {"lr_scheduler_metric": "validation_loss"}
+        splitter = self._data_splitter_cls(
+            self.adata_manager, split=split, batch_size=batch_size, **(datasplitter_kwargs or {})
+        )
+        prior, net.prior = net.prior, None  # fitted anew after training
+        try:
+            fit(
+                self,
+                splitter,
+                initialise=None if self.is_trained_ else lambda: _generate.initialise(self, split[0]),
+                plan_kwargs=plan | (plan_kwargs or {}),
+                max_epochs=max_epochs,
+                early_stopping=early_stopping,
+                checkpoint_dir=checkpoint_dir,
+                alarm=False,
+                accelerator=accelerator,
+                devices=devices,
+                ckpt_path=ckpt_path,
+                **{"gradient_clip_val": 1.0} | trainer_kwargs,
+            )
+        except torch.OutOfMemoryError as error:
+            net.prior = prior
+            raise torch.OutOfMemoryError(
+                f"{error} Lower the batch size: train(batch_size={max(batch_size // 2, 1)}). Checkpoints written so "
+                "far are kept."
+            ) from error
+        except BaseException:
+            net.prior = prior
+            raise
+        _generate.fit_prior(self, split[0])
+
+    def get_latent_representation(
+        self, adata: AnnData | None = None, indices=None, *, unseen: Literal["error", "unk"] = "error", **kwargs
+    ):
+        """Latent representation of cells (cells x latent), the mean of z; see scvi-tools for the other arguments.
+
+        With ``unseen="unk"`` unknown names of experiments are accepted, and `return_dist` alone is available.
+        """
+        if unseen == "error":
+            return super().get_latent_representation(adata, indices, **kwargs)
+        if unknown := sorted(kwargs.keys() - {"return_dist", "batch_size", "give_mean"}):
+            raise ValueError(f"unseen={unseen!r} does not go with {unknown}; leave one of them out.")
+        self._require_trained("get_latent_representation")
+        used = (
+            ("labels", _PERTURBATION, "batch") if self.module.net.config.encoder_conditioning == "all" else ("batch",)
+        )
+        cells = self._read(adata, indices, used=used, unseen=unseen)
+        mu, variance = _predict.posterior(self, cells, kwargs.get("batch_size"))
+        return (mu, variance) if kwargs.get("return_dist") else mu
+
+    def augment_reference(
+        self,
+        adata: AnnData | None = None,
+        *,
+        min_cells: int,
+        pairs: bool = False,
+        seed: int | None = None,
+    ) -> AnnData:
+        """Fill up rare cell types with generated cells, as a reference for `HPVADE`.
+
+        A generated cell is a new draw around a real cell of its type: z from the posterior of that cell, counts from
+        the decoder with that cell's total. Expression is corrected by how the real cells of the type differ from what
+        the network expects of them, as far as their number allows to tell. A cell takes over all columns of `obs` of
+        its real cell, so that donors and RNA content stay right. Where `adata` is what the model was trained on, only
+        training cells serve as such.
+
+        Parameters
+        ----------
+        adata
+            Labelled cells; those the model was set up with when None.
+        min_cells
+            Types with fewer cells are filled up to this number.
+        pairs
+            Fill up every pair of type and perturbation, also pairs without any cell: from cells of the type decoded
+            with the other perturbation.
+        seed
+            Same seed, same cells; drawn from torch's generator when None.
+
+        Returns
+        -------
+        The cells of `adata`, unchanged, then the generated ones: counts in `X`, all columns of `obs`, and
+        ``obs["hpvade_generated"]``. Cells without a known type stay as they are.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        KeyError, ValueError
+            `min_cells` is below one; see :meth:`predict`.
+        """
+        self._require_trained("augment_reference")
+        return _generate.augment(self, adata, min_cells=min_cells, pairs=pairs, seed=seed)
+
+    def export_checkpoint(self, path) -> None:
+        """Write one file with the network, its sizes, vocabularies and gene names, for :meth:`load_trained_model`."""
+        self._require_trained("export_checkpoint")
+        write_checkpoint(path, self._checkpoint(*self._best()))
+
+    @staticmethod
+    def load_trained_model(path, device: str = "cpu"):
+        """Load such a file, or ``best_model.pt``: ``(network, config, vocabularies)``; see `hpvade.nn.cvae`."""
+        return load_trained_model(path, device)
+
+    @property
+    def _vocabularies(self) -> dict[str, Vocabulary]:
+        """Names by key of the registry: labels, perturbation, batch (experiments)."""
+        arguments = self.registry["setup_args"]
+        keys = {"labels": "labels_key", _PERTURBATION: "perturbation_key", "batch": "experiment_key"}
+        return {
+            key: Vocabulary(
+                arguments[argument],
+                tuple(str(name) for name in self.get_state_registry(key)["categorical_mapping"]),
+                arguments["unlabeled_category"] if key == "labels" else None,
+            )
+            for key, argument in keys.items()
+        }
+
+    @property
+    def _control(self) -> int | None:
+        """Id of the control; None when no cell is one."""
+        vocabulary = self._vocabularies[_PERTURBATION]
+        return vocabulary.ids_by_name().get(str(self.get_setup_arg("control_category")))
+
+    @property
+    def _default_control(self) -> str:
+        return str(self.get_setup_arg("control_category"))
+
+    def _read(self, adata: AnnData | None, indices, used=("labels", _PERTURBATION, "batch"), unseen="error") -> Cells:
+        adata = self._require_data() if adata is None else adata
+        cells = read_cells(
+            adata,
+            indices,
+            self._vocabularies,
+            np.asarray(self.get_var_names()),
+            layer=self.get_setup_arg("layer"),
+            size_factor_key=self.get_setup_arg("size_factor_key"),
+            used=used,
+            unseen=unseen,
+            check=adata is not self.adata,
+        )
+        if cells.size_factors is not None:
+            cells.size_factors = cells.size_factors * float(self.module.size_factor_scale)
+        return cells
+
+    def _checkpoint(self, epoch: int, val_loss: float, optimizer: dict | None = None) -> dict:
+        """What a checkpoint file holds."""
+        types, perturbations, experiments = (v.ids_by_name() for v in self._vocabularies.values())
+        vocabularies = {"cell_type": types, "perturbation": perturbations, "srx_accession": experiments}
+        return checkpoint(
+            self.module.net, vocabularies, self.get_var_names(), epoch=epoch, val_loss=val_loss, optimizer=optimizer
+        )
+
+    def _best(self) -> tuple[int, float]:
+        """Number of the epoch whose weights the model has, from 1, and its validation loss (training without one)."""
+        losses = self.history["validation_loss" if "validation_loss" in self.history else "train_loss"]
+        values = losses.iloc[:, 0].astype(float)
+        at = values.idxmin() if "validation_loss" in self.history else values.index[-1]
+        return int(at) + 1, float(values[at])
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """Also name values of the columns that the model was not trained on, before scvi-tools fails on them."""
+        if isinstance(adata, AnnData) and adata is not self.adata:
+            for vocabulary in self._vocabularies.values():
+                if vocabulary.column is not None and vocabulary.column in adata.obs:
+                    vocabulary.ids(adata.obs[vocabulary.column])
+        return super()._validate_anndata(adata, copy_if_view)
+
+    def _require_data(self) -> AnnData:
+        if self.adata is None:
+            raise ValueError(
+                "the model was loaded without data; expected cells. Pass `adata`, or load with "
+                "ConditionalVAE.load(dir, adata)."
+            )
+        return self.adata
+
+    def _require_trained(self, method: str) -> None:
+        if not self.is_trained_:
+            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
+
+
+def _sizes(config: dict, arguments: dict[str, tuple]) -> dict:
+    """Values of the config, replaced by the arguments that differ from their default; arguments: (value, default)."""
+    chosen = {name: config[name] for name in ("learning_rate", "batch_size") if name in config}
+    for name, (value, default) in arguments.items():
+        chosen[name] = config.get(name, value) if value == default else value
+    return chosen

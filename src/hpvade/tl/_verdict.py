@@ -1,0 +1,117 @@
+"""From the numbers of `diagnose` to plain words, with the limits in one place."""
+
+import pandas as pd
+
+from ._align import listed
+
+# Set on the development cohorts: blood on another platform passes, the same with a lineage missing does not.
+PERCENTILE = 99.0
+UNEXPLAINED = 0.15
+DISAGREEMENT = 0.25
+ZEROS = 0.8
+COSINE = 0.98  # beyond it, two types are one
+CONDITION = 100.0
+EXPRESSION_OVERLAP = 0.7
+DISTANCE = 1.0  # e-fold; the development cohorts lie at 0.5 to 0.9
+FACTOR_R2 = 0.3
+DRIFT = 0.5
+CONSTANT_SD = 0.005
+MANY = 0.5  # share of the samples from which on something is the cohort's matter
+
+GOOD = "No sign of trouble."
+
+
+def sample_verdicts(rows: pd.DataFrame) -> tuple[list[str], list[bool]]:
+    """One sentence or more per sample (rows with the columns of `tl.diagnose`), and whether anything was found."""
+    verdicts = []
+    for row in rows.itertuples():
+        found = []
+        if row.percentile >= PERCENTILE:
+            found.append(
+                f"The model fits this sample worse than {row.percentile:.0f} % of simulated ones: "
+                "look for a swapped or failed sample, another tissue, or a type that the reference lacks."
+            )
+        if row.unexplained > UNEXPLAINED:
+            found.append(
+                f"About {row.unexplained:.0%} of its expression is more than the reference explains: "
+                "a type or state that the reference lacks; the known types share what is left."
+            )
+        if row.disagreement > DISAGREEMENT:
+            found.append(
+                f"Network and regression place {row.disagreement:.0%} of the RNA differently: "
+                "take its proportions with care."
+            )
+        if row.zeros > ZEROS:
+            found.append(f"{row.zeros:.0%} of the genes have no reads: sequenced too shallowly for rare types.")
+        verdicts.append(" ".join(found) or GOOD)
+    return verdicts, [verdict != GOOD for verdict in verdicts]
+
+
+def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
+    """What concerns the cohort or the model, each with its remedy; empty when there is nothing to say."""
+    n_samples, types = len(rows), summary["types"]
+    first, second = summary["most_similar"]
+    share = (rows["unexplained"] > UNEXPLAINED).mean()
+    genes = summary["residual_genes"].query("informative").index[:5]
+    checks = [
+        (
+            n_samples == 1,
+            "There is one sample, hence no gene factor: how the platforms differ shows in a cohort only. "
+            "Deconvolve samples of one protocol together.",
+        ),
+        (
+            summary["expression_overlap"] < EXPRESSION_OVERLAP,
+            f"The bulk has genes with {summary['expression_overlap']:.0%} of the reference's expression. "
+            "Check gene names, or train the model on the genes that both have.",
+        ),
+        (
+            summary["max_cosine"] > COSINE,
+            f"{first!r} and {second!r} are nearly proportional (cosine {summary['max_cosine']:.3f}): only their sum "
+            "can be trusted. Merge the two labels, or use the coarser level of a hierarchy.",
+        ),
+        (
+            summary["condition_number"] > CONDITION and summary["max_cosine"] <= COSINE,
+            f"The signature is ill-conditioned ({summary['condition_number']:.0f}): a type is nearly a mixture of "
+            "others. Merge types, beginning with the most similar ones.",
+        ),
+        (
+            summary["platform_distance"] > DISTANCE,
+            f"The bulk's platform is unusually far from the reference's ({summary['platform_distance']:.2f}). Check "
+            "units and tissue; a reference of a similar protocol would help.",
+        ),
+        (
+            summary["factor_r2"] > FACTOR_R2,
+            f"{summary['factor_r2']:.0%} of the gene factor looks like differences between types: level may have gone "
+            "into it. Compare with a known sample.",
+        ),
+        (
+            share >= MANY,
+            f"{share:.0%} of the samples have much expression that the reference does not explain, most of it in "
+            f"{listed(genes)}. A type or state is missing from the reference; find out which one by these genes.",
+        ),
+        (
+            n_samples > 2 and types["sd"].max() < CONSTANT_SD,
+            f"All samples are alike: no type varies by more than {types['sd'].max():.4f} (standard deviation). Such a "
+            "result says no more than a constant; check units and gene names.",
+        ),
+        (
+            summary["drift"] > DRIFT,
+            f"The mean composition is far from the reference's (half the summed difference is {summary['drift']:.2f}), "
+            f"most in {(types['mean'] - types['reference']).abs().idxmax()!r}. Expected of sorted or diseased tissue "
+            "or of references with chosen cells; otherwise check the tissue.",
+        ),
+    ]
+    if "evaluation" in summary:
+        errors = summary["evaluation"]["rmse"]
+        checks += [
+            (
+                errors.iloc[0] >= errors[other],
+                f"Against the truth, {name} has the smaller error (RMSE {errors[other]:.3f}, here "
+                f"{errors.iloc[0]:.3f}). {remedy}",
+            )
+            for other, name, remedy in (
+                ("constant", "the cohort's mean", "Compare per_type_r, and calibrate if the level is off."),
+                ("nnls", "non-negative least squares", "Check units, and whether the bulk was made of these cells."),
+            )
+        ]
+    return [text for is_true, text in checks if is_true]
