@@ -1,6 +1,6 @@
 """Every classical solver of `hp.tl.solve` on real bulk with measured truth, beside the constant predictor.
 
-    python benchmarks/solvers.py DATA_FOLDER [--only hoek] [--genes 1000] [--output benchmarks/RESULTS_solvers.md]
+    python benchmarks/solvers.py DATA_FOLDER [--only hoek] [--genes N] [--output benchmarks/RESULTS_solvers.md]
 
 DATA_FOLDER holds the development files and cohorts.json; without it the shipped data are used. Every row is a cohort
 with a reference; the solvers are deterministic, so there are no seeds. Seconds are processor time of the whole call:
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--only", default="")
-    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--genes", type=int, default="markers")
     parser.add_argument("--output", type=Path, help="markdown file for the tables")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the gene overlap of each row

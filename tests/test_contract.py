@@ -151,6 +151,7 @@ CHECKS = {
     "evaluate": None,
     "get_aggregated_posterior": refused("get_aggregated_posterior", "get_latent_representation"),
     "get_anndata_manager": registry_view,
+    "get_cell_type_expression": None,  # tests/models/hpvade/test_expression.py
     "get_detection_limits": None,  # tests/models/hpvade/test_detection.py
     "get_elbo": elbo,
     "get_from_registry": registry_view,
@@ -159,6 +160,7 @@ CHECKS = {
     "get_marginal_ll": refused("get_marginal_ll", "get_elbo"),
     "get_normalized_expression": normalized_expression,
     "get_normalized_function_name": equals("get_normalized_function_name", "get_normalized_expression"),
+    "get_proportion_intervals": None,  # tests/models/hpvade/test_intervals.py
     "get_reconstruction_error": reconstruction_error,
     "get_setup_arg": equals("get_setup_arg", (("sample_key",), "donor")),
     "get_signature_matrix": signature,

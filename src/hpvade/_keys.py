@@ -63,7 +63,7 @@ class Keys:
 
     @staticmethod
     def unknown(key: str) -> str:
-        """varm of the bulk: expression of what no type explains, counts per million; NaN for genes not in the model."""
+        """Name in varm of the bulk: expression (CPM) of what no type explains; NaN for genes not in the model."""
         return f"{key}_unknown"
 
     @staticmethod

@@ -168,9 +168,9 @@ def test_results_survive_a_file_and_repeat_to_the_bit(planted, tmp_path):
 def test_one_sample(planted):
     reference, bulk = planted(n_samples=1, n_genes=600)
     with pytest.warns(UserWarning, match="One sample has no gene factor"):
-        solve(bulk, reference, **KEYS)
+        solve(bulk, reference, genes=None, **KEYS)
     for method in METHODS[:-1]:
-        solve(bulk, reference, method=method, **KEYS)
+        solve(bulk, reference, method=method, genes=None, **KEYS)
     for method in METHODS:
         assert rmse(bulk.obsm[f"{method}_proportions"], bulk.obsm["proportions"]) < 0.05
 
@@ -207,7 +207,7 @@ BAD = {
     "few genes": ({"genes": 3}, ValueError, "genes=3 leaves 3 genes that the bulk has, fewer than the 4 types"),
     "negative genes": ({"genes": -3}, ValueError, "genes=-3 leaves 0 genes"),
     "unknown genes": ({"genes": ["CD3E", "gene_0001"]}, ValueError, "1 of 2 genes asked for are not in the reference"),
-    "one gene": ({"genes": "gene_0001"}, ValueError, "genes='gene_0001'; expected a number, a list of names, or None"),
+    "one gene": ({"genes": "gene_0001"}, ValueError, "genes='gene_0001'; expected 'markers', a number"),
     "device": ({"device": "meta"}, ValueError, "device='meta' has no float64"),
 }
 

@@ -39,7 +39,7 @@ def solve(
     input_type: InputType = "auto",
     missing: Missing = "mean",
     gene_length_key: str | None = None,
-    genes: int | Sequence[str] | None = 1000,
+    genes: str | int | Sequence[str] | None = "markers",
     cell_size: str | Mapping[str, float] | None = "pooled",
     fractions: Literal["cell", "rna"] = "cell",
     key_added: str | None = None,
@@ -72,8 +72,9 @@ def solve(
     input_type, missing, gene_length_key
         As in :meth:`hpvade.HPVADE.deconvolve`.
     genes
-        Genes to fit: as many that the bulk has and that tell the types apart best, or these by name, or all that
-        reference and bulk share (None). Sums over a type's RNA are always over all genes of the reference.
+        Genes to fit: ``"markers"``, the ones that tell each pair of types apart, as the model does
+        (:func:`hpvade.solvers.marker_genes`); a number of genes with the largest spread over types; these by name; or
+        all that reference and bulk share (None). Sums over a type's RNA are always over all genes of the reference.
     cell_size
         RNA content per cell of each type: ``"pooled"`` (the reference's counts per cell and the published tables),
         ``"umi"`` (the reference's alone: right for bulk made from cells of the same protocol), ``"epic"``,
@@ -264,10 +265,12 @@ def _registered(adata: AnnData) -> dict:
 
 def _choose_genes(profiles: _Profiles, present: np.ndarray, genes) -> np.ndarray:
     """Positions of the genes to fit."""
-    if isinstance(genes, str):
-        raise ValueError(f"genes={genes!r}; expected a number, a list of names, or None for all.")
+    if isinstance(genes, str) and genes != "markers":
+        raise ValueError(f"genes={genes!r}; expected 'markers', a number, a list of names, or None for all.")
     asked = f"genes={genes}"
-    if genes is None:
+    if isinstance(genes, str):
+        chosen = _markers(profiles, present)
+    elif genes is None:
         chosen = np.flatnonzero(present & (profiles.mean_counts.sum(axis=1) > 0))
     elif isinstance(genes, int | np.integer):
         score = np.where(present, gene_scores(profiles.mean_counts, profiles.genes.to_numpy()), 0.0)
@@ -287,6 +290,17 @@ def _choose_genes(profiles: _Profiles, present: np.ndarray, genes) -> np.ndarray
             "expected one per type or more."
         )
     return np.sort(chosen)
+
+
+def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
+    """Positions of the genes that tell each pair of types apart."""
+    import torch
+
+    from ..solvers import marker_genes
+
+    allowed = present & (gene_scores(profiles.mean_counts, profiles.genes.to_numpy()) > 0)
+    share = torch.from_numpy(profiles.mean_counts / profiles.mean_counts.sum(axis=0))
+    return marker_genes(share, torch.from_numpy(allowed)).numpy()
 
 
 def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, device, options) -> tuple:
