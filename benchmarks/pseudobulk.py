@@ -155,6 +155,8 @@ def intervals(folder: Path, seeds: int) -> pd.DataFrame:
             away = held_out_cells(adata, seed)
             model = train(adata[~away], seed)
             few = adata[away & adata.obs["cell_type"].isin(model.cell_types).to_numpy()].copy()
+            counts = few.obs["cell_type"].value_counts()
+            few = few[few.obs["cell_type"].isin(counts.index[counts >= 2])].copy()
             held_out = hp.pp.simulate_bulk(few, "cell_type", 100, seed=seed)
             inside, width = coverage(model, held_out, None)
             records.append({"bulk": f"held-out donors of {name}", "coverage@90": inside, "width": width})

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ._deconvolve import Estimate, estimate, estimate_shares, trust_in_published_sizes
 
-# Scale of the standard deviations for bulk of another study or platform, where genes err together (programs, batches)
-# and about one in four is an independent draw. Set once on pseudo-bulk across development studies;
-# benchmarks/pseudobulk.py measures the coverage.
-SCALE_OTHER = 2.0
-# Standard deviation of log RNA content per cell: within a platform, and between published tables.
+# Standard deviations are scaled by what held-out cells of training show, times what new donors add to that, up to the
+# scale of another study or platform, where genes err together and about one in four is an independent draw. Both set
+# once on development references; benchmarks/pseudobulk.py measures the coverage.
+DONORS, SCALE_OTHER = 1.4, 2.0
+# Standard deviation of log RNA content per cell: within a platform (times the scale), and between published tables.
 SIZE_SD_SAME, SIZE_SD_OTHER = 0.05, 0.25
 _NORMAL_90 = 1.645
 
@@ -24,8 +24,8 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
     """Scale of the standard deviations with which `level` of the held-out fractions `rna` lie inside their intervals.
 
     The conformal quantile of errors over standard deviations, for mixtures `bulk` (samples x all genes) of cells that
-    training has not seen; at least a half, so that a lucky draw makes no claim, and at most `SCALE_OTHER`: beyond it
-    the errors are those of few held-out cells, not of the method.
+    training has not seen, times `DONORS`, because these cells are of the same batches or of one more donor; at least a
+    half, so that a lucky draw makes no claim, and at most `SCALE_OTHER`: beyond it the errors are those of few cells.
     """
     device = model.module.gene_index.device
     present = torch.ones(bulk.shape[1], dtype=torch.bool, device=device)
@@ -36,7 +36,7 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
     error = (estimated - rna.to(device)).abs()
     ratio = (error / (_NORMAL_90 * sd).clamp(min=1e-6)).flatten()
     rank = min(level * (len(ratio) + 1) / len(ratio), 1.0)
-    return min(max(float(torch.quantile(ratio, rank)), 0.5), SCALE_OTHER)
+    return min(max(DONORS * float(torch.quantile(ratio, rank)), 0.5), SCALE_OTHER)
 
 
 class IntervalMethods:
@@ -62,12 +62,12 @@ class IntervalMethods:
 
         Draws amounts of RNA around the estimate with the sandwich covariance of the regression, in which genes are the
         independent draws: another platform, whose factors are drawn anew for each gene, would have moved the estimate
-        this far. Standard deviations are scaled so that 90 % intervals hold 90 % of the truth in mixtures of held-out
-        cells (a conformal factor, found at the end of training), up to a factor of two for bulk of another platform,
-        where genes err together. Each draw divides by its own RNA content per cell, log-normal around the estimate's
-        with standard deviation 0.05 (0.25 on another platform). Similar types, few reads and a distant platform make
-        intervals wide. They do not cover what no gene shows: types missing from the reference, or a truth that counts
-        other cells than the reference's labels do.
+        this far. Standard deviations are scaled by what mixtures of held-out cells show at the end of training (a
+        conformal factor) and what new donors add to it, up to a factor of two for bulk of another platform, where genes
+        err together. Each draw divides by its own RNA content per cell, log-normal around the estimate's
+        with standard deviation 0.05 times the same scale (0.25 on another platform). Similar types, few reads and a
+        distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
+        a truth that counts other cells than the reference's labels do.
 
         Parameters
         ----------
@@ -134,8 +134,8 @@ class IntervalMethods:
         points = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64, device=found.rna.device)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.arange(len(found.rna)).split(256)
-        sizes = _draw_sizes(found, n_draws, generator)
         same = float(self.module.interval_scale)
+        sizes = _draw_sizes(found, n_draws, same, generator)
         scale = same + (SCALE_OTHER - same) * _distance(found)
         bounds = []
         for block in rows:
@@ -163,10 +163,11 @@ def _distance(found: Estimate) -> float:
     return trust_in_published_sizes(found.platform_distance)
 
 
-def _draw_sizes(found: Estimate, n_draws: int, generator: torch.Generator) -> Tensor:
+def _draw_sizes(found: Estimate, n_draws: int, scale: float, generator: torch.Generator) -> Tensor:
     """RNA content per cell (draws x types), shared by the cohort."""
     noise = torch.randn((n_draws, len(found.sizes)), generator=generator, dtype=torch.float64).to(found.sizes.device)
-    sd = SIZE_SD_SAME + (SIZE_SD_OTHER - SIZE_SD_SAME) * _distance(found)
+    sd = SIZE_SD_SAME * scale
+    sd += (SIZE_SD_OTHER - sd) * _distance(found)
     return found.sizes.double() * torch.exp(sd * noise)
 
 
