@@ -4,6 +4,8 @@ import os
 import warnings
 from importlib.metadata import version
 
+from docutils import nodes
+from docutils.parsers.rst import roles
 from sphinx.ext.napoleon import NumpyDocstring
 
 # of sphinx-autodoc-typehints, once per function
@@ -71,3 +73,8 @@ def returns_as_prose(self, section):
 
 
 NumpyDocstring._parse_returns_section = returns_as_prose
+
+
+def setup(app):
+    """Inherited docstrings of scvi-tools cite by keys of its own bibliography: show them as they are."""
+    app.add_role("cite:p", roles.GenericRole("cite:p", nodes.literal))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ._deconvolve import Estimate, estimate, estimate_shares, trust_in_published_sizes
 
-# Standard deviations are scaled by what held-out cells of training show, times what new donors add to that, up to the
-# scale of another study or platform, where genes err together and about one in four is an independent draw. Both set
-# once on development references; benchmarks/pseudobulk.py measures the coverage.
-DONORS, SCALE_OTHER = 1.4, 2.0
+# Standard deviations are scaled by what held-out cells of training show times what new donors add, up to a bound. The
+# last is the scale of another study or platform, where genes err together and about one in four is an independent
+# draw. Set once on development references; benchmarks/pseudobulk.py measures the coverage.
+DONORS, SCALE_SAME, SCALE_OTHER = 1.4, 1.6, 2.0
 # Standard deviation of log RNA content per cell: within a platform (times the scale), and between published tables.
 SIZE_SD_SAME, SIZE_SD_OTHER = 0.05, 0.25
 _NORMAL_90 = 1.645
@@ -25,7 +25,7 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
 
     The conformal quantile of errors over standard deviations, for mixtures `bulk` (samples x all genes) of cells that
     training has not seen, times `DONORS`, because these cells are of the same batches or of one more donor; at least a
-    half, so that a lucky draw makes no claim, and at most `SCALE_OTHER`: beyond it the errors are those of few cells.
+    half, so that a lucky draw makes no claim, and at most `SCALE_SAME`: beyond it the errors are those of few cells.
     """
     device = model.module.gene_index.device
     present = torch.ones(bulk.shape[1], dtype=torch.bool, device=device)
@@ -36,7 +36,7 @@ def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> floa
     error = (estimated - rna.to(device)).abs()
     ratio = (error / (_NORMAL_90 * sd).clamp(min=1e-6)).flatten()
     rank = min(level * (len(ratio) + 1) / len(ratio), 1.0)
-    return min(max(DONORS * float(torch.quantile(ratio, rank)), 0.5), SCALE_OTHER)
+    return min(max(DONORS * float(torch.quantile(ratio, rank)), 0.5), SCALE_SAME)
 
 
 class IntervalMethods:
