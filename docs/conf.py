@@ -4,8 +4,6 @@ import os
 import warnings
 from importlib.metadata import version
 
-from docutils import nodes
-from docutils.parsers.rst import roles
 from sphinx.ext.napoleon import NumpyDocstring
 
 # of sphinx-autodoc-typehints, once per function
@@ -75,6 +73,10 @@ def returns_as_prose(self, section):
 NumpyDocstring._parse_returns_section = returns_as_prose
 
 
+def cite_as_literal(app, what, name, obj, options, lines):
+    """Inherited docstrings of scvi-tools cite by keys of its own bibliography: show the keys as they are."""
+    lines[:] = [line.replace(":cite:p:`", "`") for line in lines]
+
+
 def setup(app):
-    """Inherited docstrings of scvi-tools cite by keys of its own bibliography: show them as they are."""
-    app.add_role("cite:p", roles.GenericRole("cite:p", nodes.literal))
+    app.connect("autodoc-process-docstring", cite_as_literal)
