@@ -11,7 +11,7 @@ from hpvade.models.hpvade._detection import simulated_estimate
 from hpvade.simulate import PlatformNoise
 
 KEY = "hpvade_qc"
-COLUMNS = ["residual", "percentile", "unexplained", "disagreement", "zeros", "flagged", "verdict"]
+COLUMNS = ["residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"]
 
 
 def bulk_of(expression, reference, names=None):
@@ -126,11 +126,15 @@ def test_unexplained_follows_the_planted_unknown(trained, planted):
     bulk = bulk_of(5e6 * mixed, reference)
     hp.tl.diagnose(bulk, trained.model)
     unexplained = bulk.obs[f"{KEY}_unexplained"].to_numpy()
-    # small shares are absorbed by the known types and the gene factor; from a fifth on it rises with the share
+    # what is above the fit: small shares are absorbed by known types and gene factor
     large = share[:, 0] > 0.2
     assert np.corrcoef(unexplained[large], share[large, 0])[0, 1] > 0.95
     assert unexplained[0] < 0.02 and unexplained[-1] - unexplained[0] > 0.05
+    unknown = bulk.obs[f"{KEY}_unknown"].to_numpy()
+    assert np.corrcoef(unknown, share[:, 0])[0, 1] > 0.95
+    assert unknown[0] < 0.02 and unknown[-1] > 0.25
     assert bulk.obs[f"{KEY}_flagged"].iloc[-1]
+    assert "the reference lacks" in bulk.obs[f"{KEY}_verdict"].iloc[-1]
     genes = bulk.uns[KEY]["residual_genes"]
     top = set(reference.var_names[np.argsort(-foreign)[:50]])
     assert len(top & set(genes.index[:10])) >= 6

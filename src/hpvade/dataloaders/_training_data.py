@@ -1,5 +1,6 @@
 """Everything a training run reads from the reference: the split, the chunk sums, the signature, the streams."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from ..simulate import ChunkSums
+from ._folds import Fold, folds
 from ._reference import Signature, gene_scores, reference_signature, sum_chunks
 from ._rows import iter_rows
 from ._splitter import split_cells
@@ -89,13 +91,9 @@ class TrainingData:
             )
         return streams
 
-    def held_out_bulk(self, n_samples: int = 128) -> dict[str, torch.Tensor] | None:
-        """Plain sums of 1,000 validation cells on all genes and their fractions; None without validation cells."""
-        if not len(self.split[1]):
-            return None
-        simulation = BulkSimulation(noise=None)
-        rng = np.random.default_rng(_VALIDATION_SEED)
-        return simulation.draw(self._chunks(self.split[1]), self.signature.composition, n_samples, rng)
+    def folds(self) -> Iterator[Fold]:
+        """Parts of the training and validation cells against the others; see `folds`."""
+        return folds(self.X, self.types, self.donors, self.n_types, np.concatenate(self.split[:2]))
 
     def some_cells(self) -> torch.Tensor:
         """Counts of up to 2,000 training cells (cells x all genes), for input statistics."""

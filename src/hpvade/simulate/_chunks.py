@@ -52,6 +52,11 @@ class ChunkSums:
             self.n_types,
         )
 
+    def select_chunks(self, rows: np.ndarray) -> "ChunkSums":
+        """Some of the chunks, on the same genes."""
+        parts = (x[rows] for x in (self.counts, self.types, self.donors, self.n_cells, self.totals))
+        return ChunkSums(*parts, self.n_types)
+
     def sums_by_donor(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Counts per type and donor: types (groups,), donors (groups,), cells (groups,), counts (groups x genes)."""
         types, donors, start, _ = self.groups

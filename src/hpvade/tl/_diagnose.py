@@ -69,7 +69,9 @@ def diagnose(
     - ``unexplained``: share of the sample's expression above the fit (sum of positive residuals over the total),
       less the median of simulated samples, which show noise and platform alone (below zero: fits better). A type that
       the reference lacks raises it, by less than its own share, because what it has in common with the known types is
-      given to them;
+      given to them, and what all samples share goes into the gene factor;
+    - ``unknown``: fraction of RNA of what varies between samples beyond the known types, as with
+      ``deconvolve(unknown=True)``; missing below six samples, from which it cannot be learned;
     - ``disagreement``: half the summed absolute difference of the network's and the regression's fractions of RNA;
     - ``zeros``: share of the genes without reads;
     - ``flagged``: whether one of them is beyond its limit; ``verdict``: the same in words.
@@ -119,6 +121,7 @@ def diagnose(
     rows["percentile"] = 100 * below / (len(yardstick) + 1)
     expected = float(yardstick["unexplained"].median())
     rows["unexplained"] -= expected
+    rows["unknown"] = _unknown(module, found)
     rows["zeros"] = _share_of_zeros(found)
     summary = {
         "hpvade_version": version("hpvade"),
@@ -138,7 +141,7 @@ def diagnose(
     rows["verdict"], rows["flagged"] = sample_verdicts(rows)
     summary["messages"] = np.array(cohort_messages(summary, rows), dtype=object)
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
-    for name in ("residual", "percentile", "unexplained", "disagreement", "zeros", "flagged", "verdict"):
+    for name in ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"):
         result.obs[Keys.diagnosis(key_added, name)] = rows[name].to_numpy()
     result.uns[key_added] = summary
     return result if copy else None
@@ -214,6 +217,16 @@ def _explain(module, found) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     genes = {"excess": excess, "log2_ratio": log_ratio / np.log(2), "informative": informative}
     return rows, pd.DataFrame(genes)
+
+
+def _unknown(module, found) -> np.ndarray:
+    """Fraction of RNA that varies between samples and belongs to no type; NaN where samples are too few."""
+    from ..models.hpvade._deconvolve import find_unknown
+    from ..solvers import MIN_SAMPLES
+
+    if len(found.rna) < MIN_SAMPLES:
+        return np.full(len(found.rna), np.nan)
+    return _array(find_unknown(module, found).unknown)
 
 
 def _share_of_zeros(found) -> np.ndarray:

@@ -7,6 +7,7 @@ from ._align import listed
 # Set on the development cohorts: blood on another platform passes, the same with a lineage missing does not.
 PERCENTILE = 99.0
 UNEXPLAINED = 0.15
+UNKNOWN = 0.2
 DISAGREEMENT = 0.25
 ZEROS = 0.8
 COSINE = 0.98  # beyond it, two types are one
@@ -31,7 +32,12 @@ def sample_verdicts(rows: pd.DataFrame) -> tuple[list[str], list[bool]]:
                 f"The model fits this sample worse than {row.percentile:.0f} % of simulated ones: "
                 "look for a swapped or failed sample, another tissue, or a type that the reference lacks."
             )
-        if row.unexplained > UNEXPLAINED:
+        if row.unknown > UNKNOWN:
+            found.append(
+                f"About {row.unknown:.0%} of its RNA varies between samples as no type of the reference does: a type "
+                "or state that the reference lacks; see deconvolve(unknown=True)."
+            )
+        elif row.unexplained > UNEXPLAINED:
             found.append(
                 f"About {row.unexplained:.0%} of its expression is more than the reference explains: "
                 "a type or state that the reference lacks; the known types share what is left."
@@ -51,7 +57,7 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
     """What concerns the cohort or the model, each with its remedy; empty when there is nothing to say."""
     n_samples, types = len(rows), summary["types"]
     first, second = summary["most_similar"]
-    share = (rows["unexplained"] > UNEXPLAINED).mean()
+    share = ((rows["unexplained"] > UNEXPLAINED) | (rows["unknown"] > UNKNOWN)).mean()
     genes = summary["residual_genes"].query("informative").index[:5]
     checks = [
         (

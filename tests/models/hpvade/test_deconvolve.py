@@ -11,8 +11,8 @@ from hpvade.models.hpvade._deconvolve import (
     MAX_DEPTH,
     OTHER_PLATFORM,
     SAME_PLATFORM,
-    _to_shares,
     platform_distance,
+    to_shares,
     trust_in_published_sizes,
 )
 
@@ -48,7 +48,7 @@ def test_depth_of_counts_in_any_unit():
     expected = torch.tensor([5.0, 4.0, MAX_DEPTH])
     for factor in (1.0, 1e-6, 123.0):
         values = counts * factor
-        total, depth = _to_shares(values)
+        total, depth = to_shares(values)
         assert torch.allclose(depth, expected)
         assert torch.allclose(total, factor * counts.sum(dim=1))
         assert torch.allclose(values, counts / counts.sum(dim=1, keepdim=True))  # in place

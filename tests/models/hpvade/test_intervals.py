@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import hpvade as hp
+from hpvade.dataloaders._folds import Fold
+from hpvade.models.hpvade._intervals import reference_uncertainty
 
 
 def width(table):
@@ -21,6 +24,45 @@ def test_hp16_intervals_of_simulated_bulk_cover_the_truth(trained):
     held_out = trained.model.simulate_bulk(60, indices=trained.model.validation_indices, seed=3)
     table = trained.model.get_proportion_intervals(held_out)
     assert 0.8 <= inside(table, held_out.obsm["proportions"]) <= 0.98
+
+
+def test_scale_and_sizes_are_those_of_the_folds(trained):
+    """Fractions that lie c_k intervals beside the fold's estimates give the scale c_k; sizes their root mean square."""
+    module, names = trained.model.module, trained.model.cell_types
+    c = torch.tensor([0.6, 0.8, 3.0, 0.7]).double()
+    size = np.array([[0.3, -0.1, -0.1, -0.1], [-0.1, -0.1, 0.3, -0.1]])
+    bulk = torch.from_numpy(trained.bulk.X[:10].astype(np.float32))
+    shares, present = bulk / bulk.sum(dim=1, keepdim=True), torch.ones(bulk.shape[1], dtype=torch.bool)
+    depth = 1 / torch.where(shares > 0, shares, 1.0).amin(dim=1)
+    equal = module.cells_to_rna(torch.ones(10, 4), module.mean_counts.sum(dim=0))
+    _, fit = module.refine(shares, present, depth, equal, anchor_weight=0.02, covariance=True)
+    centre = torch.eye(4).double() - fit.rna_proportions.double()[:, :, None]
+    sd = torch.diagonal(centre @ fit.covariance @ centre.transpose(1, 2), dim1=1, dim2=2).sqrt()
+    truth = (fit.rna_proportions + 1.645 * c * sd).detach()
+    mean_counts = (module.log_S_ref.exp() - 1e-3).detach().double().numpy()
+    judged = np.array([True, True, True, False])
+    folds = [Fold(bulk.clone(), truth, mean_counts, judged, np.where(judged, row, np.nan) + 1) for row in size]
+    scale, size_sd = reference_uncertainty(module, folds)
+    # the pooled 0.9 quantile of 0.6, 0.8, 3 in equal parts is 3; types of their own are not below it
+    np.testing.assert_allclose(scale, 3.0, rtol=1e-3)
+    scale, _ = reference_uncertainty(module, folds, level=0.5)
+    np.testing.assert_allclose(scale, [0.8, 0.8, 3.0, 0.8], rtol=1e-3)
+    known = size[:, :3] - size[:, :3].mean(axis=1, keepdims=True)
+    expected = np.sqrt((known**2).mean(axis=0))
+    np.testing.assert_allclose(size_sd, [*expected, expected.mean()], rtol=1e-6)
+    assert len(names) == 4
+
+
+def test_a_type_of_few_cells_errs_more(planted, fit):
+    """Of the same donors, a type with one in forty of the cells has a larger scale and wider intervals."""
+    reference, bulk = planted(n_cells=800)
+    kind = reference.obs["cell_type"] == "type_1"
+    few = np.random.default_rng(0).permutation(np.flatnonzero(kind))[8:]
+    rare = reference[np.setdiff1d(np.arange(reference.n_obs), few)].copy()
+    both, one = (fit(adata, 2).module for adata in (reference, rare))
+    k = 1
+    assert one.interval_scale[k] > 1.3 * both.interval_scale[k]
+    assert one.interval_scale[k] == one.interval_scale.max()
 
 
 def test_table_holds_the_estimate(trained):

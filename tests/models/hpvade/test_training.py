@@ -112,8 +112,8 @@ def test_hp22_tensorboard_receives_every_key(planted, fit, tmp_path):
 
 
 def during_training(weights):
-    """Names and values without the scale of intervals, which is found after training."""
-    return [(name, value) for name, value in weights.items() if name != "interval_scale"]
+    """Names and values without the uncertainty, which is found after training."""
+    return [(name, value) for name, value in weights.items() if name not in ("interval_scale", "size_sd")]
 
 
 def test_hp22_early_stopping_and_best_weights_on_the_validation_loss(planted, fit, weights):

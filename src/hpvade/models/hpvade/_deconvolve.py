@@ -135,7 +135,7 @@ def estimate_shares(
     """
     module = model.module
     # small blocks stay in the processor's cache through every step
-    blocks = [(*_to_shares(rows), module.predict(rows, present)) for rows in shares.split(batch_size)]
+    blocks = [(*to_shares(rows), module.predict(rows, present)) for rows in shares.split(batch_size)]
     total, depth, network = (torch.cat(column) for column in zip(*blocks, strict=True))
     umi = module.mean_counts.sum(dim=0)
     rna, genes, fit, distance, trust = module.cells_to_rna(network, umi), None, None, 0.0, 0.0
@@ -166,7 +166,10 @@ def deconvolve(
     if unknown:
         _check_unknown(model, bulk, refine)
     found = estimate(model, bulk, refine=refine, **options)
-    extra = _find_unknown(model.module, found) if unknown else None
+    extra = find_unknown(model.module, found) if unknown else None
+    if extra is not None:  # the table of the known types is theirs among themselves until the share is taken off
+        found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        found.cells = model.module.rna_to_cells(found.rna, found.sizes)
     baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
 
     def table(x: Tensor) -> pd.DataFrame:
@@ -244,15 +247,13 @@ def _check_unknown(model, bulk: AnnData, refine: bool) -> None:
         )
 
 
-def _find_unknown(module, found: Estimate) -> UnknownFit:
-    """Split off what no type explains; `found` then holds the fractions of the known types among themselves."""
+@torch.no_grad()
+def find_unknown(module, found: Estimate) -> UnknownFit:
+    """Split off what no type explains."""
     signature = module.signature()
     signature = (signature / signature.sum(dim=0))[found.present]
     allowed = (module.gene_score > 0)[found.present]
-    extra = unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth)
-    found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    found.cells = module.rna_to_cells(found.rna, found.sizes)
-    return extra
+    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth)
 
 
 def _similarity(model, found: Estimate, extra: UnknownFit) -> pd.DataFrame:
@@ -285,7 +286,7 @@ def trust_in_published_sizes(distance: float) -> float:
     return float(np.clip((distance - SAME_PLATFORM) / (OTHER_PLATFORM - SAME_PLATFORM), 0, 1))
 
 
-def _to_shares(values: Tensor) -> tuple[Tensor, Tensor]:
+def to_shares(values: Tensor) -> tuple[Tensor, Tensor]:
     """Divide samples by their totals, in place; return the totals and their depth in counts.
 
     The depth is the total in units of the smallest value above zero, which is one count in any scaling of counts.

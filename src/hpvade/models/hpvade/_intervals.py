@@ -1,6 +1,6 @@
 """Intervals around proportions: what the genes' disagreement and the cell sizes' uncertainty leave open."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import pandas as pd
@@ -8,35 +8,53 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from ._deconvolve import Estimate, estimate, estimate_shares, trust_in_published_sizes
+from ...dataloaders._folds import Fold
+from ._deconvolve import PRIOR_WEIGHT, Estimate, estimate, to_shares, trust_in_published_sizes
 
-# Standard deviations are scaled by what held-out cells of training show times what new donors add, up to a bound. The
-# last is the scale of another study or platform, where genes err together and about one in four is an independent
-# draw. Set once on development references; benchmarks/pseudobulk.py measures the coverage.
-DONORS, SCALE_SAME, SCALE_OTHER = 1.4, 1.6, 2.0
-# Standard deviation of log RNA content per cell: within a platform (times the scale), and between published tables.
-SIZE_SD_SAME, SIZE_SD_OTHER = 0.05, 0.25
-_NORMAL_90 = 1.645
+# Scale of the standard deviations on another study or platform, where genes err together and about one in four is an
+# independent draw, and standard deviation of log RNA content per cell between published tables. Both set once on
+# development references; benchmarks/pseudobulk.py measures the coverage.
+SCALE_OTHER, SIZE_SD_OTHER = 2.0, 0.25
+_NORMAL_90, _MIN_SCALE = 1.645, 0.5  # a lucky draw makes no claim
 
 
 @torch.no_grad()
-def interval_scale(model, bulk: Tensor, rna: Tensor, level: float = 0.9) -> float:
-    """Scale of the standard deviations with which `level` of the held-out fractions `rna` lie inside their intervals.
+def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> tuple[Tensor, Tensor]:
+    """Scale of the standard deviations of every type's fraction of RNA, and standard deviation of its log size.
 
-    The conformal quantile of errors over standard deviations, for mixtures `bulk` (samples x all genes) of cells that
-    training has not seen, times `DONORS`, because these cells are of the same batches or of one more donor; at least a
-    half, so that a lucky draw makes no claim, and at most `SCALE_SAME`: beyond it the errors are those of few cells.
+    Every fold of the reference is deconvolved with the signature of the others, plus what training changed in the
+    model's. The scale is the conformal quantile of errors over standard deviations: that with which `level` of the
+    held-out fractions lie inside their intervals, over all types or over the type's own if that is larger, as it is for
+    types with few cells. The log size is the counts per cell of a fold's type less those of the others, centred over
+    the types, so that depth does not count.
     """
-    device = model.module.gene_index.device
-    present = torch.ones(bulk.shape[1], dtype=torch.bool, device=device)
-    found = estimate_shares(model, None, bulk.to(device), present)
-    estimated = found.rna.double()
-    centre = torch.eye(estimated.shape[1], dtype=torch.float64, device=device) - estimated[:, :, None]
-    sd = torch.diagonal(centre @ found.fit.covariance @ centre.transpose(1, 2), dim1=1, dim2=2).clamp(min=0).sqrt()
-    error = (estimated - rna.to(device)).abs()
-    ratio = (error / (_NORMAL_90 * sd).clamp(min=1e-6)).flatten()
-    rank = min(level * (len(ratio) + 1) / len(ratio), 1.0)
-    return min(max(DONORS * float(torch.quantile(ratio, rank)), 0.5), SCALE_SAME)
+    device = module.gene_index.device
+    learned = (module.log_S - module.log_S_ref).exp()
+    present = torch.ones(len(learned), dtype=torch.bool, device=device)
+    ratios, sizes = [], []
+    for fold in folds:
+        shares = fold.bulk.to(device)
+        _, depth = to_shares(shares)
+        equal = torch.ones((len(shares), module.n_types), device=device)
+        anchor = module.cells_to_rna(equal, module.mean_counts.sum(dim=0))
+        signature = learned * torch.from_numpy(fold.mean_counts + 1e-3).to(learned)
+        _, fit = module.refine(
+            shares, present, depth, anchor, anchor_weight=PRIOR_WEIGHT, covariance=True, signature=signature
+        )
+        estimated = fit.rna_proportions.double()
+        centre = torch.eye(module.n_types, dtype=torch.float64, device=device) - estimated[:, :, None]
+        variance = torch.diagonal(centre @ fit.covariance @ centre.transpose(1, 2), dim1=1, dim2=2)
+        error = (estimated - fold.rna_proportions.to(device)).abs()
+        ratio = error / (_NORMAL_90 * variance.clamp(min=0).sqrt()).clamp(min=1e-6)
+        judged = torch.from_numpy(fold.judged).to(device)
+        ratios.append(ratio.masked_fill(~judged, torch.nan))
+        log_size = torch.from_numpy(fold.log_size).to(device)
+        sizes.append(log_size - log_size.nanmean())
+    ratio, size = torch.cat(ratios), torch.stack(sizes)
+    pooled = torch.nanquantile(ratio, level)
+    scale = torch.fmax(torch.nanquantile(ratio, level, dim=0), pooled)  # fmax: a type never judged takes the pooled one
+    sd = size.square().nanmean(dim=0).sqrt()
+    return scale.clamp(min=_MIN_SCALE), torch.where(sd.isnan(), sd.nanmean(), sd)
 
 
 class IntervalMethods:
@@ -62,10 +80,12 @@ class IntervalMethods:
 
         Draws amounts of RNA around the estimate with the sandwich covariance of the regression, in which genes are the
         independent draws: another platform, whose factors are drawn anew for each gene, would have moved the estimate
-        this far. Standard deviations are scaled by what mixtures of held-out cells show at the end of training (a
-        conformal factor) and what new donors add to it, up to a factor of two for bulk of another platform, where genes
-        err together. Each draw divides by its own RNA content per cell, log-normal around the estimate's
-        with standard deviation 0.05 times the same scale (0.25 on another platform). Similar types, few reads and a
+        this far. Standard deviations are scaled, type by type, by what the reference shows at the end of training: its
+        donors (its cells, with fewer than three donors) are mixed into bulk and deconvolved with the signature of the
+        others, and the scale is that which makes the intervals right there (cross-conformal); at least two for bulk of
+        another platform, where genes err together. Each draw divides by its own RNA content per cell, log-normal around
+        the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform.
+        Similar types, few reads and a
         distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
         a truth that counts other cells than the reference's labels do.
 
@@ -134,9 +154,9 @@ class IntervalMethods:
         points = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64, device=found.rna.device)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.arange(len(found.rna)).split(256)
-        same = float(self.module.interval_scale)
-        sizes = _draw_sizes(found, n_draws, same, generator)
-        scale = same + (SCALE_OTHER - same) * _distance(found)
+        distance = trust_in_published_sizes(found.platform_distance)
+        sizes = _draw_sizes(found.sizes, _towards(self.module.size_sd, SIZE_SD_OTHER, distance), n_draws, generator)
+        scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
         bounds = []
         for block in rows:
             drawn = _draw(found, block, sizes, fractions, scale, generator) @ member
@@ -158,26 +178,24 @@ def _groups(types: list[str], mapping: Mapping[str, str] | None) -> tuple[list[s
     return groups, torch.tensor(member, dtype=torch.float64)
 
 
-def _distance(found: Estimate) -> float:
-    """How far the bulk's platform is from the reference's, 0 to 1."""
-    return trust_in_published_sizes(found.platform_distance)
+def _towards(same: Tensor, other: float, distance: float) -> Tensor:
+    """From the value (types,) on the reference's platform to that on another one, if that is larger."""
+    return same + (other - same).clamp(min=0) * distance
 
 
-def _draw_sizes(found: Estimate, n_draws: int, scale: float, generator: torch.Generator) -> Tensor:
+def _draw_sizes(sizes: Tensor, sd: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
     """RNA content per cell (draws x types), shared by the cohort."""
-    noise = torch.randn((n_draws, len(found.sizes)), generator=generator, dtype=torch.float64).to(found.sizes.device)
-    sd = SIZE_SD_SAME * scale
-    sd += (SIZE_SD_OTHER - sd) * _distance(found)
-    return found.sizes.double() * torch.exp(sd * noise)
+    noise = torch.randn((n_draws, len(sizes)), generator=generator, dtype=torch.float64).to(sizes.device)
+    return sizes.double() * torch.exp(sd * noise)
 
 
 def _draw(
-    found: Estimate, rows: Tensor, sizes: Tensor, fractions: str, scale: float, generator: torch.Generator
+    found: Estimate, rows: Tensor, sizes: Tensor, fractions: str, scale: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Fractions (draws x samples x types) of some samples."""
     rna, covariance = found.rna[rows].double(), found.fit.covariance[rows]
     value, vector = torch.linalg.eigh(covariance)
-    root = vector * value.clamp(min=0).sqrt()[:, None, :] * scale
+    root = scale[:, None] * vector * value.clamp(min=0).sqrt()[:, None, :]
     noise = torch.randn((len(sizes), *rna.shape, 1), generator=generator, dtype=torch.float64).to(rna.device)
     amounts = (rna + (root @ noise)[..., 0]).clamp(min=0)
     amounts = torch.where(amounts.sum(dim=-1, keepdim=True) > 0, amounts, rna)

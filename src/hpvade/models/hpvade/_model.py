@@ -35,7 +35,7 @@ from ._deconvolve import PRIOR_WEIGHT, deconvolve
 from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
-from ._intervals import IntervalMethods, interval_scale
+from ._intervals import IntervalMethods, reference_uncertainty
 from ._options import module_options
 from ._scvi_module import HPVADEModule, LiteralModule
 
@@ -285,9 +285,8 @@ class HPVADE(
             ckpt_path=ckpt_path,
             **trainer_kwargs,
         )
-        held_out = data.held_out_bulk() if self.preset == "default" else None
-        if held_out is not None:
-            self.module.interval_scale.fill_(interval_scale(self, held_out["bulk"], held_out["rna_proportions"]))
+        if self.preset == "default":
+            self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
         self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
 
     def deconvolve(

@@ -25,10 +25,8 @@ class DeconvolutionModule(BaseModuleClass):
         Genes of the data, genes the networks see, cell types, batches.
     """
 
-    new_buffers = (
-        "size_offset",
-        "interval_scale",
-    )  # models saved by earlier versions lack them and keep what they start with
+    # models saved by earlier versions lack them and keep what they start with
+    new_buffers = ("size_offset", "interval_scale", "size_sd")
 
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1):
         super().__init__()
@@ -39,7 +37,8 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("composition", torch.full((n_types,), 1 / n_types))
         self.register_buffer("size_ratio", torch.ones(n_types))
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
-        self.register_buffer("interval_scale", torch.tensor(1.5))  # of standard deviations; found after training
+        self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
+        self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
 
     @torch.no_grad()
     def set_reference(self, gene_index, gene_score, mean_counts, composition, size_ratio) -> None:
@@ -47,6 +46,12 @@ class DeconvolutionModule(BaseModuleClass):
         for name, value in locals().items():
             if name != "self":
                 getattr(self, name).copy_(value)
+
+    @torch.no_grad()
+    def set_uncertainty(self, interval_scale: Tensor, size_sd: Tensor) -> None:
+        """Fill the buffers with what the folds of the reference say; both (types,)."""
+        self.interval_scale.copy_(interval_scale)
+        self.size_sd.copy_(size_sd)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
         return {"x": tensors["X"]}
@@ -227,13 +232,21 @@ class HPVADEModule(DeconvolutionModule):
 
     @torch.inference_mode()
     def refine(
-        self, bulk: Tensor, present: Tensor, depth: Tensor, anchor: Tensor | None, **options
+        self,
+        bulk: Tensor,
+        present: Tensor,
+        depth: Tensor,
+        anchor: Tensor | None,
+        *,
+        signature: Tensor | None = None,
+        **options,
     ) -> tuple[Tensor, RobustFit]:
         """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
-        `bulk` (samples x all genes) as shares of the sample's total. Returns the index of these genes and the fit.
+        `bulk` (samples x all genes) as shares of the sample's total; `signature` (all genes x types) in place of the
+        model's. Returns the index of these genes and the fit.
         """
-        signature = self.signature()
+        signature = self.signature() if signature is None else signature
         signature = signature / signature.sum(dim=0)
         genes = marker_genes(signature, present & (self.gene_score > 0))
         return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
