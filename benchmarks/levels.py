@@ -5,7 +5,7 @@
 Shrinkage: r and RMSE of `deconvolve_hierarchy(shrink=False / True)` with the automatic tree. Calibration: RMSE on the
 samples that were *not* used, before and after `calibrate` with five of them, median over random draws; `refused` counts
 the draws in which the five did not agree. It uses the truth, so its figures compare with no other table. FOLDER holds
-models saved earlier as `{reference}_{genes}_{seed}`; others are trained.
+models of accuracy.py; others are trained.
 """
 
 import argparse

@@ -37,17 +37,16 @@ HEADER = "| row | method | per-type r | RMSE | RMSE skill | CCC | s |\n|---|---|
 METRICS = ["per_type_r", "rmse", "rmse_skill", "ccc", "seconds"]
 
 
-def scores(row: Row, genes: int) -> Iterator[dict]:
+def scores(row: Row, genes: int | str) -> Iterator[dict]:
     """One record per method, then the constant."""
     fractions = "rna" if row.truth_in_rna else "cell"
     reading = {"labels_key": "cell_type", "sample_key": "donor", "input_type": row.input_type, "device": "cpu"}
-    reading["genes"] = genes
     constant = None
     for name, options in VARIANTS.items():
         bulk, start = row.bulk.copy(), time.process_time()
         try:
             hp.tl.solve(
-                bulk, row.adata, key_added="solved", fractions=fractions, **{"genes": genes} | reading | options
+                bulk, row.adata, key_added="solved", fractions=fractions, **reading | {"genes": genes} | options
             )
         except ValueError as error:
             print(f"{row.name}: no {name}: {error}", flush=True)
@@ -72,14 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--only", default="")
-    parser.add_argument("--genes", type=int, default="markers")
+    parser.add_argument("--genes", type=int, help="as many of largest spread; the markers of pairs when left out")
     parser.add_argument("--output", type=Path, help="markdown file for the tables")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the gene overlap of each row
     records, lines = [], [HEADER]
     print(HEADER)
     for row in rows(args.folder, args.only) if args.folder else [shipped()]:
-        for record in scores(row, args.genes):
+        for record in scores(row, args.genes or "markers"):
             records.append(record)
             lines.append(line(record["row"], record["method"], pd.Series(record)))
             print(lines[-1], flush=True)

@@ -113,6 +113,21 @@ def test_similar_types_have_wide_intervals(planted, fit):
     assert widths[pair].mean() > 1.5 * widths[others].mean()
 
 
+def test_calibration_takes_the_published_sizes_uncertainty_away(trained):
+    """On another platform the intervals are narrower once the level is measured there; those of RNA are the same."""
+    rng, module = np.random.default_rng(0), trained.model.module
+    other = trained.bulk.copy()
+    other.X = (np.asarray(other.X) * np.exp(rng.standard_normal(other.n_vars))).astype(np.float32)
+    before = {f: trained.model.get_proportion_intervals(other, fractions=f) for f in ("cell", "rna")}
+    try:
+        module.size_offset[0] = 1e-9  # a calibration that found next to nothing
+        after = {f: trained.model.get_proportion_intervals(other, fractions=f) for f in ("cell", "rna")}
+    finally:
+        module.size_offset.zero_()
+    assert width(after["cell"]).mean() < 0.95 * width(before["cell"]).mean()
+    np.testing.assert_allclose(after["rna"], before["rna"])
+
+
 def test_groups_are_narrower_than_the_sum_of_their_types_and_close_to_one(trained):
     a, b, *rest = trained.model.cell_types
     together = trained.model.get_proportion_intervals(trained.bulk, mapping={a: "ab", b: "ab"} | {t: t for t in rest})

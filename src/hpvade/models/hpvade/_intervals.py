@@ -84,7 +84,8 @@ class IntervalMethods:
         donors (its cells, with fewer than three donors) are mixed into bulk and deconvolved with the signature of the
         others, and the scale is that which makes the intervals right there (cross-conformal); at least two for bulk of
         another platform, where genes err together. Each draw divides by its own RNA content per cell, log-normal around
-        the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform.
+        the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform
+        unless :meth:`calibrate` has measured the level there.
         Similar types, few reads and a
         distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
         a truth that counts other cells than the reference's labels do.
@@ -155,7 +156,8 @@ class IntervalMethods:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.arange(len(found.rna)).split(256)
         distance = trust_in_published_sizes(found.platform_distance)
-        sizes = _draw_sizes(found.sizes, _towards(self.module.size_sd, SIZE_SD_OTHER, distance), n_draws, generator)
+        other = 0.0 if self.module.size_offset.any() else SIZE_SD_OTHER  # calibrated sizes are measured on the platform
+        sizes = _draw_sizes(found.sizes, _towards(self.module.size_sd, other, distance), n_draws, generator)
         scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
         bounds = []
         for block in rows:
