@@ -58,11 +58,13 @@ def read_reference(folder: Path, name: str) -> ad.AnnData:
 BLOOD = "all blood references"
 
 
-def blood_reference(folder: Path) -> ad.AnnData:
-    """The three blood references on their shared genes and coarse types, data sets as batches."""
+def blood_reference(folder: Path, without: str | None = None) -> ad.AnnData:
+    """The blood references, but one, on their shared genes and coarse types, data sets as batches."""
     config = json.loads((folder / "cohorts.json").read_text())
     parts = {}
     for name in config["cohorts"]["hoek"]["refs"]:
+        if name == without:
+            continue
         part = read_reference(folder, name)
         part.obs["cell_type"] = part.obs["cell_type"].astype(str).map(config["classes"])
         part.obs["donor"] = name + ":" + part.obs["donor"].astype(str)

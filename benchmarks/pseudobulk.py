@@ -1,10 +1,11 @@
 """Accuracy, intervals, unknown types, RNA content and type expression on pseudo-bulk with exact truth.
 
-    python benchmarks/pseudobulk.py DATA_FOLDER [--seeds 3] [--parts cross intervals unknown sizes expression speed]
-                                    [--models FOLDER]
+    python benchmarks/pseudobulk.py DATA_FOLDER [--seeds 3] [--models FOLDER]
+                                    [--parts cross dataset intervals unknown sizes expression speed]
 
 - cross: reference of one blood study, bulk summed from the cells of the donors of another one (40 samples of 1,000
   cells). RMSE beside NNLS and the constant.
+- dataset: leave one data set out: both other blood references together, and each alone.
 - intervals: share of the truth inside the 90 % intervals, on held-out cells or donors of the reference, across studies
   and on the real cohorts; width against depth and for similar types.
 - unknown: one lineage is left out of the reference and makes up 0 to 40 % of the cells.
@@ -28,7 +29,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scvi
-from _cohorts import read_reference, rows
+from _cohorts import blood_reference, read_reference, rows
 from accuracy import fit
 
 import hpvade as hp
@@ -48,10 +49,10 @@ def coarse(folder: Path, name: str) -> ad.AnnData:
     return adata
 
 
-def train(adata: ad.AnnData, seed: int, labels_key: str = "cell_type") -> hp.HPVADE:
+def train(adata: ad.AnnData, seed: int, labels_key: str = "cell_type", batch_key: str | None = None) -> hp.HPVADE:
     scvi.settings.seed = seed
     adata = adata.copy()
-    hp.HPVADE.setup_anndata(adata, labels_key=labels_key, sample_key="donor")
+    hp.HPVADE.setup_anndata(adata, labels_key=labels_key, sample_key="donor", batch_key=batch_key)
     model = hp.HPVADE(adata)
     model.train(accelerator="cpu", enable_progress_bar=False)
     return model
@@ -136,6 +137,32 @@ def cross(folder: Path, seeds: int) -> pd.DataFrame:
             )
             print(records[-1], flush=True)
     return pd.DataFrame(records).groupby("reference <- bulk", sort=False).median()
+
+
+def dataset(folder: Path, seeds: int) -> pd.DataFrame:
+    """Each blood study as bulk of the other two together, and of each of them alone."""
+    records = []
+    for seed in range(seeds):
+        for source in FULL:
+            other = coarse(folder, source)
+            classes = [c for c in CLASSES if (other.obs["class"] == c).sum() >= 10]
+            rng = np.random.default_rng(seed)
+            bulk = mix(other, blood_fractions(40, classes, rng), classes, rng)
+            record = {"bulk": source}
+            references = {name: coarse(folder, name) for name in FULL if name != source}
+            for adata in references.values():
+                adata.obs["cell_type"] = adata.obs["class"]
+            for i, adata in enumerate([blood_reference(folder, source), *references.values()]):
+                kind = "both" if i == 0 else f"single {i}"
+                model = train(adata, seed, batch_key="dataset" if i == 0 else None)
+                model.deconvolve(bulk)
+                table = hp.tl.evaluate(bulk, mapping={c: c for c in classes})
+                record |= {f"r, {kind}": table.loc[KEY, "per_type_r"], f"RMSE, {kind}": table.loc[KEY, "rmse"]}
+                if i == 0:
+                    record |= {"RMSE, NNLS": table.loc["nnls", "rmse"], "RMSE, constant": table.loc["constant", "rmse"]}
+            records.append(record)
+            print(record, flush=True)
+    return pd.DataFrame(records).groupby("bulk", sort=False).median()
 
 
 def held_out_cells(adata: ad.AnnData, seed: int) -> np.ndarray:
@@ -319,7 +346,7 @@ def speed(folder: Path, seeds: int) -> pd.DataFrame:
     return pd.DataFrame(records).set_index("row")
 
 
-PARTS = {f.__name__: f for f in (cross, intervals, unknown, sizes, expression, speed)}
+PARTS = {f.__name__: f for f in (cross, dataset, intervals, unknown, sizes, expression, speed)}
 
 
 def markdown(table: pd.DataFrame) -> str:
