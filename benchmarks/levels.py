@@ -68,8 +68,7 @@ def main() -> None:
         if row.truth_in_rna:
             continue
         for seed in range(args.seeds):
-            saved = (args.models or Path()) / f"{row.reference.replace(':', '_')}_{row.adata.n_vars}_{seed}"
-            model = hp.HPVADE.load(saved) if args.models and saved.exists() else fit(row, "default", seed)
+            model = fit(row, "default", seed, args.models)
             record = {"row": row.name} | shrinkage(row, model) | calibration(row, model, args.draws)
             records.append(record)
             print(f"{row.name} seed {seed}: { {k: round(v, 3) for k, v in record.items() if k != 'row'} }", flush=True)

@@ -5,6 +5,7 @@ from ._attribution import attribution_scatter, modality_attribution
 from ._contexts import context_effects, head_influence
 from ._diagnostics import diagnostics
 from ._embedding import embedding
+from ._intervals import intervals
 from ._latent_space import latent_space
 from ._loadings import loadings
 from ._proportions import proportions
@@ -21,6 +22,7 @@ __all__ = [
     "diagnostics",
     "embedding",
     "head_influence",
+    "intervals",
     "latent_space",
     "loadings",
     "modality_attribution",
