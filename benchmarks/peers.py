@@ -208,7 +208,7 @@ def own(path: Path) -> pd.DataFrame:
 
 
 def markdown(results: pd.DataFrame) -> str:
-    """All rows; then medians over the rows that a model has, and over those that all models have."""
+    """All rows; medians over the rows that a model has, over those that all have, and beside hpvade's."""
 
     def cells(values: pd.Series) -> str:
         figures = ["-" if pd.isna(v) else f"{v:.3f}" for v in values[METRICS]]
@@ -226,7 +226,24 @@ def markdown(results: pd.DataFrame) -> str:
         sizes, medians = groups.size(), groups[[*METRICS, "seconds"]].median()
         text += ["", f"Medians over {title}", "", f"| model | rows | {head}", bar]
         text += [f"| {name} | {sizes[name]} of {n_rows} | {cells(values)} |" for name, values in medians.iterrows()]
-    return "\n".join(text) + "\n"
+    return "\n".join(text + beside(scored)) + "\n"
+
+
+def beside(scored: pd.DataFrame) -> list[str]:
+    """Every model against hpvade's default on the rows that it has; nothing without --accuracy."""
+    own_name = "hpvade default"
+    if own_name not in set(scored["model"]):
+        return []
+    ours = scored[scored["model"] == own_name].set_index("row")
+    text = ["", "Medians beside hpvade's default over the rows of each model", ""]
+    text += ["| model | rows | r | hpvade's r | RMSE | hpvade's RMSE | rows with r below | rows with RMSE above |"]
+    text += ["|---|---|---|---|---|---|---|---|"]
+    for name, theirs in scored[scored["model"] != own_name].set_index("row").groupby("model", sort=False):
+        same = ours.loc[theirs.index]
+        medians = [f"{part[metric].median():.3f}" for metric in ("per_type_r", "rmse") for part in (theirs, same)]
+        wins = [(theirs["per_type_r"] < same["per_type_r"]).sum(), (theirs["rmse"] > same["rmse"]).sum()]
+        text.append("| " + " | ".join(map(str, [name, len(theirs), *medians, *wins])) + " |")
+    return text
 
 
 def steps_of(values: list[str]) -> dict[str, int | None]:

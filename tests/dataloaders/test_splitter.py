@@ -49,6 +49,14 @@ def test_a_donor_with_the_only_cells_of_a_type_is_kept_for_training(seed):
     assert 2 not in donors[validation]
 
 
+def test_donors_with_types_of_their_own_are_split_by_cells():
+    """Sorted cells: no donor can be held out whole, so that cells of each are."""
+    types = np.repeat(np.arange(4), 50)
+    train, validation, _ = split_cells(types, types, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.bincount(types[validation]), 5)
+    np.testing.assert_array_equal(np.bincount(types[train]), 45)
+
+
 @pytest.mark.parametrize("n_donors", [1, 2])
 def test_cells_are_stratified_with_fewer_donors(n_donors):
     types, donors = codes(n_donors)

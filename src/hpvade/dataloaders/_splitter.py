@@ -23,7 +23,7 @@ def split_cells(
 
     With three donors or more, whole donors are held out in random order until the held-out cells reach their share,
     as long as every type keeps training cells; a type seen in no held-out donor is absent from validation. With fewer
-    donors cells are split within types, so that every type has training cells.
+    donors, or where each has types of its own, cells are split within types, so that every type has training cells.
 
     Parameters
     ----------
@@ -51,8 +51,11 @@ def split_cells(
         )
     n = len(types)
     wanted = [round(validation_size * n), round(max(1 - train_size - validation_size, 0) * n)]
-    by_donor = len(np.unique(donors)) >= MIN_DONORS
-    held_out = _hold_out_donors(types, donors, wanted, rng) if by_donor else _hold_out_cells(types, wanted, rng)
+    held_out = np.zeros(n, dtype=np.int64)
+    if len(np.unique(donors)) >= MIN_DONORS:
+        held_out = _hold_out_donors(types, donors, wanted, rng)
+    if not held_out.any():
+        held_out = _hold_out_cells(types, wanted, rng)
     return np.flatnonzero(held_out == 0), np.flatnonzero(held_out == 1), np.flatnonzero(held_out == 2)
 
 
