@@ -94,11 +94,17 @@ def crosses(folder: Path, seed: int) -> Iterator[tuple[str, ad.AnnData, ad.AnnDa
             classes = [c for c in CLASSES if (other.obs["class"] == c).sum() >= 10]
             rng = np.random.default_rng(seed)
             bulk = mix(other, blood_fractions(40, classes, rng), classes, rng)
-            shared = reference.var_names.intersection(bulk.var_names)
-            few = len(shared) < 0.5 * reference.n_vars
-            kept = reference[:, shared].copy() if few else reference
-            kept = kept[np.asarray(kept.X.sum(axis=1)).ravel() > 0].copy() if few else kept
+            kept = on_shared_genes(reference, bulk)
             yield f"{name} <- {source}", kept, bulk, {t: c for t, c in mapping.items() if c in classes}
+
+
+def on_shared_genes(reference: ad.AnnData, bulk: ad.AnnData) -> ad.AnnData:
+    """The reference; cut to the genes of the bulk where that lacks more than half of them, as in `_cohorts.rows`."""
+    shared = reference.var_names.intersection(bulk.var_names)
+    if len(shared) >= 0.5 * reference.n_vars:
+        return reference
+    kept = reference[:, shared].copy()
+    return kept[np.asarray(kept.X.sum(axis=1)).ravel() > 0].copy()
 
 
 def coverage(model: hp.HPVADE, bulk: ad.AnnData, mapping: dict | None, **options) -> tuple[float, float]:
@@ -154,7 +160,7 @@ def dataset(folder: Path, seeds: int) -> pd.DataFrame:
                 adata.obs["cell_type"] = adata.obs["class"]
             for i, adata in enumerate([blood_reference(folder, source), *references.values()]):
                 kind = "both" if i == 0 else f"single {i}"
-                model = train(adata, seed, batch_key="dataset" if i == 0 else None)
+                model = train(on_shared_genes(adata, bulk), seed, batch_key="dataset" if i == 0 else None)
                 model.deconvolve(bulk)
                 table = hp.tl.evaluate(bulk, mapping={c: c for c in classes})
                 record |= {f"r, {kind}": table.loc[KEY, "per_type_r"], f"RMSE, {kind}": table.loc[KEY, "rmse"]}

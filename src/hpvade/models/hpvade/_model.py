@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField
@@ -21,6 +20,7 @@ from ..._keys import Keys
 from ...dataloaders._bulk import InputType, Missing
 from ...dataloaders._cell_size import cell_sizes
 from ...dataloaders._reference_checks import check_reference
+from ...dataloaders._rows import use_sparse_matrix
 from ...dataloaders._simulate import simulate_from_cells
 from ...dataloaders._splitter import TwoStreamSplitter
 from ...dataloaders._stream import BulkSimulation
@@ -163,7 +163,7 @@ class HPVADE(
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
-        _use_sparse_matrix(adata, layer)
+        use_sparse_matrix(adata, layer)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
@@ -566,14 +566,3 @@ def _solver_options(given: dict | None) -> dict:
     if unknown := sorted((given or {}).keys() - set(_SOLVER_OPTIONS)):
         raise TypeError(f"solver_kwargs has unknown options {unknown}; expected some of {_SOLVER_OPTIONS}.")
     return given or {}
-
-
-def _use_sparse_matrix(adata: AnnData, layer: str | None) -> None:
-    """Turn a SciPy sparse *array*, which scvi cannot read, into the same matrix; values do not change."""
-    X = adata.X if layer is None else adata.layers[layer]
-    if isinstance(X, sparse.sparray):
-        matrix = sparse.csr_matrix(X)
-        if layer is None:
-            adata.X = matrix
-        else:
-            adata.layers[layer] = matrix
