@@ -25,6 +25,12 @@ class Keys:
     TECHNICAL = "hpvade_technical_keys"
     """uns: which columns of obs name library, data set and other technical units, for neighbourhood metrics."""
 
+    AMBIENT_REMOVED = "ambient_removed"
+    """obs of a clean reference: the share of the counts of each cell that was removed."""
+
+    AMBIENT_SHARE = "ambient_share"
+    """uns of a clean reference: the ambient share of all counts of each batch (batches x "share")."""
+
     GENERATED = "hpvade_generated"
     """obs of an augmented reference: whether a model generated the cell."""
 

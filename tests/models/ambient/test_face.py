@@ -113,18 +113,6 @@ def test_fixed_draws_leave_the_generator_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_backed_cells_come_in_the_order_asked_for(single, make, tmp_path):
-    import anndata as ad
-
-    make.rna().write_h5ad(tmp_path / "cells.h5ad")
-    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    order = [70, 3, 45, 3]
-    model = single.model
-    for name in ("get_latent_representation", "get_normalized_expression", "get_ambient_fraction"):
-        expected = np.asarray(getattr(model, name)())[order]
-        np.testing.assert_allclose(np.asarray(getattr(model, name)(backed, order)), expected, rtol=1e-4, atol=1e-6)
-
-
 def test_without_data_the_error_is_clear(single, tmp_path):
     single.model.save(tmp_path / "m")
     model = Model.load(tmp_path / "m", adata=False)

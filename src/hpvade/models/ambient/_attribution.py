@@ -1,8 +1,13 @@
 """Attribution of latent axes to modalities by exact derivatives of the expected counts."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 
 from ...nn._jacobian import jacobian_summary
 from ._shared_module import CONDITIONING, CONTINUOUS
@@ -82,3 +87,111 @@ def store_attribution(adata: AnnData, found: dict, blocks: dict[str, slice]) -> 
         first, second = found
         tiny = np.finfo(np.float32).tiny
         adata.obs[f"log2_{first}_vs_{second}_attr"] = np.log2((totals[first] + tiny) / (totals[second] + tiny))
+
+
+class AttributionMethods:
+    """Attribution methods of the multimodal model."""
+
+    def get_modality_attribution(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        remove_covariates: Literal["cat_covs", "feature_scaling", "all"] | bool = False,
+        covariate_reference: Literal["zero", "mean", "reference"] = "zero",
+        attribution_method: Literal["h2b", "jacfwd"] = "h2b",
+    ) -> dict[str, dict[str, np.ndarray]]:
+        r"""How much each latent axis moves the expected counts of each modality, by automatic differentiation.
+
+        Parameters
+        ----------
+        mdata, indices, batch_size
+            Cells, and cells per pass; the result does not depend on `batch_size`.
+        remove_covariates
+            Differentiate without the categories that the decoder is told (``"cat_covs"``), without the technical factor
+            (``"feature_scaling"``), or without both (``"all"`` or True).
+        covariate_reference
+            What takes the place of the categories: no category, their frequencies among the registered cells, or the
+            first one of each covariate.
+        attribution_method
+            ``"h2b"``: one latent axis at a time, memory independent of their number; ``"jacfwd"``: all at once.
+
+        Returns
+        -------
+        By modality: ``"attribution"`` (cells x latent), the mean over features of
+        :math:`|\partial\,\text{rate}_f / \partial z_k|`; ``"weighted_z"``, z times attribution; ``"frobenius"``
+        (cells x modalities), the norm of the derivatives with respect to the latent axes of each modality (with
+        ``latent_mode="weighted_mean"`` there is one block, of all axes).
+        """
+        return modality_attribution(
+            self,
+            self._validate_anndata(mdata),
+            indices,
+            batch_size=batch_size,
+            remove=remove_covariates,
+            reference=covariate_reference,
+            method=attribution_method,
+        )
+
+    def store_attribution_results(
+        self, adata: AnnData, mdata: MuData | None = None, **kwargs
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Write :meth:`get_modality_attribution` to `adata`, an AnnData of the same cells, and return it.
+
+        ``obsm["X_latent_attr_{m}"]`` holds z times attribution; ``obs["{m}_decoder_total_attr"]`` the attribution
+        summed over all latent axes, ``obs["{m}_decoder_own_attr"]`` over those of the modality itself; with two
+        modalities ``obs["log2_{m0}_vs_{m1}_attr"]`` is the log ratio of their totals.
+
+        Parameters
+        ----------
+        adata
+            Where to write; usually one modality of the MuData.
+        mdata
+            Cells; those of the model when None.
+        **kwargs
+            For :meth:`get_modality_attribution`.
+
+        Raises
+        ------
+        ValueError
+            `adata` has other cells.
+        """
+        mdata = self._validate_anndata(mdata)
+        if not adata.obs_names.equals(mdata.obs_names):
+            raise ValueError(f"adata has other cells than mdata ({adata.n_obs} and {mdata.n_obs}, or another order).")
+        found = self.get_modality_attribution(mdata, **kwargs)
+        store_attribution(adata, found, self.module.latent_blocks())
+        return found
+
+    def plot_modality_attribution(self, mdata: MuData | None = None, **kwargs):
+        """Draw the mean attribution of every latent axis to every modality.
+
+        Parameters
+        ----------
+        mdata
+            Cells; those of the model when None.
+        **kwargs
+            For :meth:`get_modality_attribution`.
+
+        Returns
+        -------
+        The attribution, and the figure.
+        """
+        from ...pl import modality_attribution as draw
+
+        found = self.get_modality_attribution(mdata, **kwargs)
+        table = pd.DataFrame({name: values["attribution"].mean(axis=0) for name, values in found.items()})
+        blocks = {name: (b.start, b.stop) for name, b in self.module.latent_blocks().items()}
+        return found, draw(table.T, blocks)
+
+    def plot_attribution_scatter(self, adata: AnnData, basis: str = "X_umap_joint"):
+        """Draw cells coloured by what :meth:`store_attribution_results` wrote; returns the figure.
+
+        Raises
+        ------
+        ValueError
+            `adata` has no attribution, or no `basis`.
+        """
+        from ...pl import attribution_scatter
+
+        return attribution_scatter(adata, self.module.modality_names, basis=basis)

@@ -3,37 +3,51 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from sklearn.cluster import KMeans
 
+from ..._keys import Keys
 from ...dataloaders._rows import iter_rows
+from ._native_share import NativeShare, native_share
+from ._setup import categories
+from ._shared_module import AMBIENT
+
+_CELLS_PER_CLUSTER, _FEW_CLUSTERS, _MOST_CLUSTERS = 200, 8, 25
+_BLOCK = 512  # cells
 
 
-@torch.inference_mode()
-def clean_reference(model, adata, name: str, *, integer: bool, seed: int, batch_size: int | None) -> AnnData:
+def clean_reference(
+    model, adata, name: str, *, labels_key: str | None, integer: bool, seed: int, batch_size: int | None
+) -> AnnData:
     """See :meth:`RegularizedFace.get_clean_reference`."""
-    rng, blocks, removed = np.random.default_rng(seed), [], []
-    size = batch_size or 512
     X, cells = model._matrix(name, adata), model._cells(name, adata)
-    for rows, counts in iter_rows(X, chunk_rows=size):
-        cells_of = np.arange(rows.start, rows.stop)
-        ((_, generated),) = model._posterior_means(adata, cells_of, len(cells_of))
-        rho, s = (model.module.unpack(generated[key])[name] for key in ("rho", "background"))
-        cell = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-        native = (rho / (rho + s)).cpu().numpy()[cell, counts.indices]
-        before = counts.sum(axis=1).A1
-        counts.data = counts.data * native
-        removed.append(1 - counts.sum(axis=1).A1 / np.maximum(before, 1))
-        if integer:
-            whole = np.floor(counts.data)
-            counts.data = whole + (rng.random(len(whole)) < counts.data - whole)
-        counts.eliminate_zeros()
-        blocks.append(counts.astype(np.float32))
-    matrix = sparse.vstack(blocks, format="csr")
+    groups = None if labels_key is None else _labels(labels_key, cells.obs, adata.obs)
+    found, inverse = np.unique(model._codes(AMBIENT, adata), axis=0, return_inverse=True)
+    batch = inverse.ravel()
+    profile, latent = _profiles(model, adata, name, batch, len(found), batch_size)
+    groups = _clusters(latent, seed) if groups is None else groups
+    if groups.max() == 0:
+        warnings.warn(
+            "all cells are of one group, so that ambient RNA cannot be told from theirs: too little is removed.",
+            UserWarning,
+            stacklevel=4,
+        )
+    shape = groups.max() + 1, len(found)
+    place, sums = groups * shape[1] + batch, np.zeros((shape[0] * shape[1], X.shape[1]))
+    for rows, counts in iter_rows(X, chunk_rows=_BLOCK):
+        sums += (_one_hot(place[rows], len(sums)).T @ counts).toarray()
+    split = native_share(sums.reshape(*shape, -1), profile)
+    matrix, removed = _native_counts(X, place, batch, split, np.random.default_rng(seed) if integer else None)
     obs = cells.obs[[column for column in cells.obs if not str(column).startswith("_scvi")]].copy()
-    obs["ambient_removed"] = np.concatenate(removed)
-    clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns={"units": "counts without the ambient part"})
+    obs[Keys.AMBIENT_REMOVED] = removed
+    columns = [[str(c) for c in names] for names in categories(model.registry, AMBIENT).values()]
+    names = [", ".join(column[code] for column, code in zip(columns, codes, strict=True)) for codes in found]
+    shares = pd.DataFrame({"share": split.level}, index=names)
+    uns = {"units": "counts without the ambient part", Keys.AMBIENT_SHARE: shares}
+    clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns)
     empty = matrix.sum(axis=1).A1 == 0
     if empty.any():
         warnings.warn(
@@ -43,3 +57,62 @@ def clean_reference(model, adata, name: str, *, integer: bool, seed: int, batch_
         )
         clean = clean[~empty].copy()
     return clean
+
+
+def _labels(key: str, *tables: pd.DataFrame) -> np.ndarray:
+    """Codes of the labels, from the first table that has them."""
+    column = next((table[key] for table in tables if key in table), None)
+    if column is None:
+        raise KeyError(f"labels_key={key!r} is not in obs; expected one of {list(map(str, tables[0]))}.")
+    codes = pd.factorize(column, sort=True)[0]
+    if missing := int((codes < 0).sum()):
+        raise ValueError(
+            f"obs[{key!r}] has no value for {missing} cells; label them, or leave labels_key out to use clusters."
+        )
+    return codes
+
+
+@torch.inference_mode()
+def _profiles(model, adata, name: str, batch: np.ndarray, n_batches: int, batch_size: int | None):
+    """Learned ambient profile of each combination of ambient categories, rows sum to one, and latent means."""
+    profile, latent, start = np.zeros((n_batches, model.module.layout.n_vars[name])), [], 0
+    for inferred, generated in model._posterior_means(adata, None, batch_size):
+        latent.append(inferred["z"].cpu().numpy())
+        s, y = (model.module.unpack(generated[key])[name] for key in ("background", "scaling"))
+        ambient = (s * y).cpu().numpy()
+        profile += _one_hot(batch[start : start + len(ambient)], n_batches).T @ ambient
+        start += len(ambient)
+    return profile / profile.sum(axis=1, keepdims=True), np.concatenate(latent)
+
+
+def _clusters(latent: np.ndarray, seed: int) -> np.ndarray:
+    """Clusters of cells in latent space: enough that types are hardly mixed, few enough to have counts."""
+    fewest = min(max(len(latent) // 20, 2), _FEW_CLUSTERS, len(latent))
+    n_clusters = int(np.clip(len(latent) // _CELLS_PER_CLUSTER, fewest, _MOST_CLUSTERS))
+    return KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(latent)
+
+
+def _one_hot(codes: np.ndarray, n: int) -> sparse.csr_matrix:
+    return sparse.csr_matrix((np.ones(len(codes)), codes, np.arange(len(codes) + 1)), shape=(len(codes), n))
+
+
+def _native_counts(X, place: np.ndarray, batch: np.ndarray, split: NativeShare, rng):
+    """Native part of all counts (whole with a generator), and the share removed from each cell.
+
+    No count loses more than its cell can plausibly have of ambient RNA: cells that stray into a foreign group keep what
+    is their own.
+    """
+    share, blocks, removed = split.share.reshape(-1, X.shape[1]), [], []
+    for rows, counts in iter_rows(X, chunk_rows=_BLOCK):
+        before = counts.sum(axis=1).A1
+        cell = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        expected = split.ambient[batch[rows][cell], counts.indices] * before[cell]
+        ambient = counts.data * (1 - share[place[rows][cell], counts.indices])
+        counts.data = counts.data - np.minimum(ambient, expected + 3 * np.sqrt(expected) + 1)
+        removed.append(1 - counts.sum(axis=1).A1 / np.maximum(before, 1))
+        if rng is not None:
+            whole = np.floor(counts.data)
+            counts.data = whole + (rng.random(len(whole)) < counts.data - whole)
+        counts.eliminate_zeros()
+        blocks.append(counts.astype(np.float32))
+    return sparse.vstack(blocks, format="csr"), np.concatenate(removed)

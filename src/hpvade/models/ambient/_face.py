@@ -1,14 +1,9 @@
-"""What both regularised models offer on AnnData: training, ambient profiles, denoised expression, clean references.
-
-Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
-"""
+"""What both regularised models offer on AnnData: training, queries, and scvi's methods made reproducible."""
 
 import contextlib
 
 import numpy as np
-import pandas as pd
 import torch
-from anndata import AnnData
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ...dataloaders._sized_splitter import SizedSplitter
@@ -18,10 +13,10 @@ from ...train._fit import check_options, fit, saved_split
 from ...train._regularized_plan import RegularizedPlan
 from ...train._runner import ResumableTrainRunner
 from .._base import BaseModel, VAEMethods
-from ._clean import clean_reference
 from ._query import apply_masks, load_query
-from ._setup import categories, category_names, refuse_unknown_categories
-from ._shared_module import AMBIENT, BATCH, DISPERSION, LIBRARY, SCALING
+from ._readout import Readout
+from ._setup import categories, refuse_unknown_categories
+from ._shared_module import BATCH, LIBRARY
 from ._start import start_from_data
 
 _STEPS = 6000  # optimisation steps of a default training run, as far as 400 epochs give them
@@ -29,38 +24,12 @@ _DRAWS_SEED = 0
 _PLAN_OPTIONS = ("modality_lr_multiplier", "background_lr_multiplier", "background_level_share")
 
 
-class RegularizedFace(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
-    """Methods of both regularised models. The subclass sets `module` and finds matrices and names of a modality."""
+class RegularizedFace(Readout, VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+    """Training and queries of both regularised models, with the methods of :class:`Readout`."""
 
     _data_splitter_cls = SizedSplitter
     _training_plan_cls = RegularizedPlan
     _train_runner_cls = ResumableTrainRunner
-
-    # ------------------------------------------------------------ one modality's data
-
-    def _matrix(self, name: str, adata=None):
-        """Registered counts of a modality (cells x features)."""
-        raise NotImplementedError
-
-    def _features(self, name: str) -> np.ndarray:
-        """Names of the features of a modality."""
-        raise NotImplementedError
-
-    def _modality(self, modality: str | None, kind: str | None = None) -> str:
-        """Name of a modality: the one asked for, or the only one (that has a part `kind`)."""
-        names = self.module.modality_names
-        fitting = [name for name in names if kind is None or self.module.part(kind, name) is not None]
-        if modality is not None and modality not in names:
-            raise ValueError(f"modality={modality!r} is unknown; expected one of {names}.")
-        if modality is None and len(fitting) > 1:
-            raise ValueError(f"the model has several modalities, {fitting}; name one with modality=.")
-        chosen = modality or (fitting[0] if fitting else None)
-        if chosen not in fitting:
-            raise ValueError(f"the model has no {kind}{f' for {modality!r}' if modality else ''}; it was switched off.")
-        return chosen
-
-    def _codes(self, key: str) -> np.ndarray:
-        return np.asarray(self.adata_manager.get_from_registry(key)).reshape(self.adata.n_obs, -1).astype(np.int64)
 
     def _start_from_data(self, given: dict) -> None:
         """Give the module starting values from the registered cells; `given` are the options that the user chose."""
@@ -191,170 +160,6 @@ class RegularizedFace(VAEMethods, UnsupervisedTrainingMixin, BaseModel):
             ckpt_path=ckpt_path,
             **trainer_kwargs,
         )
-
-    # ------------------------------------------------------------ parameters
-
-    def _table(self, values: torch.Tensor, name: str, key: str) -> pd.DataFrame:
-        values = values.detach().cpu().numpy()
-        columns = category_names(self.registry, key)
-        return pd.DataFrame(values, index=self._features(name), columns=columns[: values.shape[1]])
-
-    def get_ambient_profile(self, modality: str | None = None, *, normalize: bool = False) -> pd.DataFrame:
-        """Additive background of every ambient category (features x categories).
-
-        Parameters
-        ----------
-        modality
-            In the multimodal model, when several modalities have a background.
-        normalize
-            Scale columns to sum to one. Otherwise they are on the scale of the decoder's rates: counts per cell of a
-            library of average size.
-
-        Raises
-        ------
-        ValueError
-            The model has no background.
-        """
-        name = self._modality(modality, "additive_background")
-        table = self._table(self.module.part("additive_background", name).exp(), name, AMBIENT)
-        return table / table.sum() if normalize else table
-
-    def get_dispersion(self, modality: str | None = None) -> pd.DataFrame:
-        """Median inverse dispersion theta (features x groups); variance is ``mean + mean**2 / theta``."""
-        name = self._modality(modality)
-        theta = self.module.part("px_r_mu", name).exp()
-        if theta.ndim == 1:
-            return pd.DataFrame({"all": theta.detach().cpu().numpy()}, index=self._features(name))
-        return self._table(theta, name, DISPERSION)
-
-    def get_feature_scaling(self, modality: str | None = None) -> pd.DataFrame:
-        """Multiplicative technical factor (features x scaling categories); one column without scaling keys.
-
-        Raises
-        ------
-        ValueError
-            The model has no feature scaling.
-        """
-        name = self._modality(modality, "feature_scaling")
-        values = (torch.nn.functional.softplus(self.module.part("feature_scaling", name)) / 0.7).T
-        if not self.module.layout.scaling:
-            return pd.DataFrame({"all": values[:, 0].detach().cpu().numpy()}, index=self._features(name))
-        return self._table(values, name, SCALING)
-
-    # ------------------------------------------------------------ cells
-
-    def _posterior_means(self, adata, indices, batch_size, batch: int | None = None, n_samples: int = 1):
-        """Go over the cells: covariates, outputs of inference and of generation, at posterior means.
-
-        With `n_samples` above one at samples. Cells come in the order of `indices`, as positions.
-        """
-        self._check_if_trained(warn=False)
-        for tensors in self._make_data_loader(adata, indices, batch_size):
-            inputs = self.module._get_inference_input(tensors)
-            inferred = self.module.inference(**inputs, n_samples=n_samples)
-            if n_samples == 1:
-                ql, library = (self.module.unpack(inferred[key]) for key in ("ql", "library"))
-                inferred["z"] = inferred["qz"].loc * inferred.get("z_scale", 1.0)
-                inferred["library"] = self.module.pack({k: library[k] if q is None else q.loc for k, q in ql.items()})
-            covs = inputs["covs"]
-            generated = self.module.generative(inferred["z"], inferred["library"], covs, transform_batch=batch)
-            yield inferred, generated
-
-    def _positions(self, adata, indices) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted unique positions, which backed data need, and where each asked-for cell is among them."""
-        return np.unique(np.arange(adata.n_obs)[slice(None) if indices is None else indices], return_inverse=True)
-
-    @torch.inference_mode()
-    def get_ambient_fraction(
-        self, adata=None, indices=None, *, modality: str | None = None, batch_size: int | None = None
-    ) -> pd.Series:
-        """Share of the expected counts of each cell that is ambient, between 0 and 1."""
-        name = self._modality(modality, "additive_background")
-        adata = self._validate_anndata(adata)
-        order, back = self._positions(adata, indices)
-        shares = []
-        for _, generated in self._posterior_means(adata, order, batch_size):
-            rho, s, y = (self.module.unpack(generated[key])[name] for key in ("rho", "background", "scaling"))
-            ambient, native = (s * y).sum(dim=-1), (rho * y).sum(dim=-1)
-            shares.append((ambient / (ambient + native)).cpu().numpy())
-        return pd.Series(np.concatenate(shares)[back], index=adata.obs_names[order[back]], name="ambient_fraction")
-
-    @torch.inference_mode()
-    def get_library_size(
-        self, adata=None, indices=None, *, modality: str | None = None, batch_size: int | None = None
-    ) -> pd.Series:
-        """Median of the learned library size of each cell, relative to an average cell."""
-        name = self._modality(modality)
-        adata = self._validate_anndata(adata)
-        order, back = self._positions(adata, indices)
-        sizes = [
-            self.module.size(name, self.module.unpack(inferred["library"])[name]).cpu().numpy().ravel()
-            for inferred, _ in self._posterior_means(adata, order, batch_size)
-        ]
-        return pd.Series(np.concatenate(sizes)[back], index=adata.obs_names[order[back]], name="library_size")
-
-    @torch.inference_mode()
-    def _expression(
-        self, name, adata, indices, *, batches=(None,), library_size=1.0, n_samples=1, scaled=False, batch_size=None
-    ) -> np.ndarray:
-        """Ambient-free expression ([samples x] cells x features), cells in the order of `indices`."""
-        order, back = self._positions(adata, indices)
-        blocks = []
-        for batch in batches:
-            rows = []
-            for inferred, generated in self._posterior_means(adata, order, batch_size, batch, n_samples):
-                rho = self.module.unpack(generated["rho"])[name]
-                rho = rho * self.module.unpack(generated["scaling"])[name] if scaled else rho
-                if library_size == "latent":
-                    value = rho * self.module.size(name, self.module.unpack(inferred["library"])[name])
-                else:
-                    value = rho / rho.sum(dim=-1, keepdim=True) * library_size
-                rows.append(value.cpu().numpy())
-            blocks.append(np.concatenate(rows, axis=-2))
-        return np.mean(blocks, axis=0)[..., back, :] if len(blocks) > 1 else blocks[0][..., back, :]
-
-    def get_clean_reference(
-        self,
-        adata=None,
-        *,
-        modality: str | None = None,
-        integer: bool = True,
-        seed: int = 0,
-        batch_size: int | None = None,
-    ) -> AnnData:
-        r"""Counts without the ambient part, as a reference that :meth:`hpvade.HPVADE.setup_anndata` takes.
-
-        Given a count x, the expected native part is :math:`x\,\rho/(\rho + s)`, at the posterior mean of each cell.
-
-        Parameters
-        ----------
-        adata
-            Cells with the genes of the model; those of the model when None. They are not changed.
-        modality
-            In the multimodal model, when several modalities have a background.
-        integer
-            Round up with the probability of the fraction, so that counts are whole and sums stay unbiased; False gives
-            the expected values.
-        seed
-            Of that rounding: the same seed gives the same counts.
-        batch_size
-            Cells per pass.
-
-        Returns
-        -------
-        A new AnnData: corrected counts (CSR, float32) in `X`, `obs` and `var` of `adata`, the share removed from each
-        cell in ``obs["ambient_removed"]``. Cells that lose all counts are left out, with a warning.
-
-        Raises
-        ------
-        ValueError
-            The model has no background, or `adata` other genes or unknown categories.
-        RuntimeError
-            The model is not trained.
-        """
-        name = self._modality(modality, "additive_background")
-        adata = self._validate_anndata(adata)
-        return clean_reference(self, adata, name, integer=integer, seed=seed, batch_size=batch_size)
 
     @classmethod
     def load_query_data(

@@ -10,6 +10,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import RNASeqMixin
 
 from ...dataloaders._covariates import resolve_keys
+from ...dataloaders._rows import use_sparse_matrix
 from ._face import RegularizedFace, fixed_draws
 from ._module import RegularizedVAE
 from ._options import ambient_options, warn_of_large_library_encoder
@@ -19,7 +20,6 @@ from ._setup import (
     check_technical,
     read_layout,
     remember_technical,
-    use_sparse_matrix,
 )
 from ._shared_module import X
 from ._umap import write_umap

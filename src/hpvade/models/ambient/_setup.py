@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy import sparse
 from scvi.data import fields as f
 
 from ..._keys import Keys
@@ -95,16 +94,6 @@ def check_technical(obs: pd.DataFrame, library_key: str | None, dataset_key: str
     check_nesting(obs, library_key, dataset_key, technical)
     values = (library_key, dataset_key, list(technical or []))
     return {name: value for name, value in zip(TECHNICAL, values, strict=True) if value}
-
-
-def use_sparse_matrix(adata: AnnData, layer: str | None) -> None:
-    """Turn a SciPy sparse *array*, which scvi cannot read, into the same matrix; values do not change."""
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if isinstance(matrix, sparse.sparray):
-        if layer is None:
-            adata.X = sparse.csr_matrix(matrix)
-        else:
-            adata.layers[layer] = sparse.csr_matrix(matrix)
 
 
 def anndata_fields(keys: CovariateKeys, layer: str | None, size_factor_key: str | None) -> list:
