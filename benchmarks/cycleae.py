@@ -1,20 +1,22 @@
 """CycleAE: planted effects, reconstruction against PCA, translated references on real cells, training time.
 
-    python benchmarks/cycleae.py DATA_FOLDER [--seeds 3] [--only planted,kang,translate,time]
+    python benchmarks/cycleae.py [DATA_FOLDER] [--seeds 0 1 2] [--only PART ...] [--cases CASE ...] [--records FILE]
 
-Prints markdown tables, medians over seeds. Planted data come from `hpvade.datasets.planted_contexts`; the folder holds
+Tables in markdown, medians over seeds. Planted data come from `hpvade.datasets.planted_contexts`; the folder holds
 `kang_2donors_ctrl_stim.h5ad` (PBMC of two donors, control and stimulated with interferon beta, author labels).
+Translation: CycleAE learns from both conditions of one donor; HPVADE learns from that donor's control cells, as they
+are or translated, and is tested on pseudo-bulk of the stimulated cells of the other donor.
 """
 
-import argparse
 import time
-import warnings
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scvi
+import torch
+from _records import Part, as_measured, medians, run
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
@@ -26,16 +28,15 @@ MODELS = {
     "CycleAE, defaults": {},
     "as published": {"start": "uniform", "head_scale": 0.0159, "published": True},
 }
+DONORS = ["d107", "d101"]
+REFERENCES = [
+    "control cells, untranslated",
+    "control cells, type mean shift",
+    "control cells, CycleAE",
+    "real stimulated cells",
+]
+MEANS = "difference of category means"
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
-
-
-def markdown(table: pd.DataFrame, title: str) -> None:
-    print(f"\n### {title}\n")
-    print("| " + " | ".join([str(table.index.name or ""), *map(str, table.columns)]) + " |")
-    print("|" + "---|" * (table.shape[1] + 1))
-    for name, row in table.iterrows():
-        cells = [f"{v:.3f}" if isinstance(v, float) and np.isfinite(v) else "-" if v != v else str(v) for v in row]
-        print("| " + " | ".join([str(name), *cells]) + " |", flush=True)
 
 
 def log1p(adata: ad.AnnData) -> np.ndarray:
@@ -51,9 +52,18 @@ def fit(adata: ad.AnnData, keys: list[str], seed: int, published: bool = False, 
     return model
 
 
-def pca_error(X: np.ndarray, train: np.ndarray, held_out: np.ndarray, rank: int) -> float:
-    pca = PCA(rank, random_state=0).fit(X[train])
-    return float(np.mean((pca.inverse_transform(pca.transform(X[held_out])) - X[held_out]) ** 2))
+def errors(model: hp.CycleAE, X: np.ndarray) -> dict[str, float]:
+    """Mean squared errors on held-out cells, beside PCA of the same rank on the same training cells."""
+    held_out = model.validation_indices
+    found = model.get_reconstruction_error(indices=held_out)
+    pca = PCA(128, random_state=0).fit(X[model.train_indices])
+    error = np.mean((pca.inverse_transform(pca.transform(X[held_out])) - X[held_out]) ** 2)
+    return {
+        "own context": found["reconstruction_loss"],
+        "there and back": found["cycle_loss"],
+        "PCA, 128": float(error),
+        "variance": float(X[held_out].var(axis=0).mean()),
+    }
 
 
 def consistency(model: hp.CycleAE, adata: ad.AnnData, X: np.ndarray, field: str) -> float:
@@ -66,61 +76,41 @@ def consistency(model: hp.CycleAE, adata: ad.AnnData, X: np.ndarray, field: str)
     return float(np.mean(judge.predict(moved.to_numpy()) == target))
 
 
-def planted(seeds: int) -> None:
-    records = []
-    for seed in range(seeds):
-        adata = hp.datasets.planted_contexts(3000, 1000, seed=seed)
-        X = log1p(adata)
-        for name, options in MODELS.items():
-            model = fit(adata, FIELDS, seed, **options)
-            held_out, record = model.validation_indices, {"model": name}
-            for field in FIELDS:
-                truth = adata.varm[f"effect_{field}"].T
-                change = [
-                    model.get_counterfactual_expression(context={field: c}, indices=held_out).mean().to_numpy()
-                    for c in truth.index
-                ]
-                record[f"r {field}"] = np.corrcoef(
-                    np.ravel(change[1:] - change[0]), np.ravel(truth.to_numpy()[1:] - truth.to_numpy()[0])
-                )[0, 1]
-            record["cycle MSE"] = model.get_reconstruction_error(indices=held_out)["cycle_loss"]
-            record["PCA-128 MSE"] = pca_error(X, model.train_indices, held_out, 128)
-            predicted = model.predict_context(indices=held_out)
-            accuracy = [
-                np.mean(p.idxmax(axis=1) == adata.obs[f].iloc[held_out].astype(str)) for f, p in predicted.items()
-            ]
-            record["classifier accuracy"] = float(np.mean(accuracy))
-            record["majority"] = float(
-                np.mean([adata.obs[f].iloc[held_out].value_counts(normalize=True).max() for f in FIELDS])
-            )
-            record["target consistency"] = float(np.mean([consistency(model, adata, X, f) for f in FIELDS]))
-            records.append(record)
-        means = {"model": "difference of category means"}
-        for field in FIELDS:
-            truth = adata.varm[f"effect_{field}"].to_numpy().T
-            found = pd.DataFrame(X).groupby(adata.obs[field].to_numpy()).mean().to_numpy()
-            means[f"r {field}"] = np.corrcoef(np.ravel(found[1:] - found[0]), np.ravel(truth[1:] - truth[0]))[0, 1]
-        records.append(means)
-    table = pd.DataFrame(records).groupby("model", sort=False).median()
-    markdown(table, "Planted data, 3,000 cells x 1,000 genes: recovered field effects, held-out error")
-
-
-def kang(folder: Path, seeds: int) -> None:
-    records = []
-    for seed in range(seeds):
-        adata = ad.read_h5ad(folder / "kang_2donors_ctrl_stim.h5ad")
-        X = log1p(adata)
-        for name, options in MODELS.items():
-            model = fit(adata, ["condition", "cell_type", "donor"], seed, **options)
+def planted(folder: Path | None, name: str, seed: int) -> list[dict]:
+    """2,000 cells x 500 genes: effects on log expression, recovered as differences of log1p expression."""
+    adata = hp.datasets.planted_contexts(2000, 500, seed=seed)
+    X, record = log1p(adata), {}
+    model = None if name == MEANS else fit(adata, FIELDS, seed, **MODELS[name])
+    for field in FIELDS:
+        truth = adata.varm[f"effect_{field}"].to_numpy().T
+        if model is None:
+            change = pd.DataFrame(X).groupby(adata.obs[field].to_numpy()).mean().to_numpy()
+        else:
             held_out = model.validation_indices
-            errors = model.get_reconstruction_error(indices=held_out)
-            pca = pca_error(X, model.train_indices, held_out, 128)
-            records.append(
-                {"model": name, "own context MSE": errors["reconstruction_loss"]}
-                | {"cycle MSE": errors["cycle_loss"], "PCA-128 MSE": pca}
+            change = np.stack(
+                [
+                    model.get_counterfactual_expression(context={field: c}, indices=held_out).mean()
+                    for c in adata.varm[f"effect_{field}"]
+                ]
             )
-    table = pd.DataFrame(records).groupby("model", sort=False).median()
-    markdown(table, "Real cells (Kang, 2 donors x 2 conditions), held-out error, log1p scale")
+        record[f"r {field}"] = np.corrcoef(np.ravel(change[1:] - change[0]), np.ravel(truth[1:] - truth[0]))[0, 1]
+    if model is None:
+        return [record]
+    predicted = model.predict_context(indices=held_out)
+    obs = adata.obs.iloc[held_out]
+    record |= errors(model, X)
+    record["classifier accuracy"] = np.mean(
+        [(p.idxmax(axis=1) == obs[f].astype(str)).mean() for f, p in predicted.items()]
+    )
+    record["majority"] = np.mean([obs[f].value_counts(normalize=True).max() for f in FIELDS])
+    record["target consistency"] = np.mean([consistency(model, adata, X, f) for f in FIELDS])
+    return [record]
+
+
+def kang(folder: Path, name: str, seed: int) -> list[dict]:
+    adata = ad.read_h5ad(folder / "kang_2donors_ctrl_stim.h5ad")
+    model = fit(adata, ["condition", "cell_type", "donor"], seed, **MODELS[name])
+    return [errors(model, log1p(adata))]
 
 
 def mean_shift(reference: ad.AnnData, both: ad.AnnData, seed: int) -> ad.AnnData:
@@ -137,64 +127,56 @@ def mean_shift(reference: ad.AnnData, both: ad.AnnData, seed: int) -> ad.AnnData
     return result
 
 
-def translate(folder: Path, seeds: int, donors: tuple[str, ...] = ("d107", "d101")) -> None:
+def translate(folder: Path, case: str, seed: int) -> list[dict]:
+    donor, name = case.split(", ", 1)
     adata = ad.read_h5ad(folder / "kang_2donors_ctrl_stim.h5ad")
-    records = []
-    for test in donors:
-        known = adata[adata.obs["donor"] != test].copy()
-        control, stimulated = (known[known.obs["condition"] == c].copy() for c in ("ctrl", "stim"))
-        held_out = adata[(adata.obs["donor"] == test) & (adata.obs["condition"] == "stim")].copy()
-        for seed in range(seeds):
-            bulk = hp.pp.simulate_bulk(held_out, "cell_type", 100, n_cells=500, seed=seed)
-            model = fit(known.copy(), ["condition", "cell_type"], seed, nonnegative=False)
-            references = {
-                "control cells, untranslated": control.copy(),
-                "control cells, type mean shift": mean_shift(control, known, seed),
-                "control cells, CycleAE": model.translate_reference(control.copy(), to={"condition": "stim"}),
-                "real stimulated cells": stimulated.copy(),
-            }
-            for name, reference in references.items():
-                scvi.settings.seed = seed
-                hp.HPVADE.setup_anndata(reference, labels_key="cell_type")
-                hpvade = hp.HPVADE(reference)
-                hpvade.train(**QUIET)
-                row = hpvade.evaluate(bulk).iloc[0]
-                records.append({"bulk": test, "reference": name, "RMSE": row["rmse"], "per-type r": row["per_type_r"]})
-            constant = hpvade.evaluate(bulk).loc["constant", "rmse"]
-            records.append({"bulk": test, "reference": "constant predictor", "RMSE": constant})
-    table = pd.DataFrame(records).groupby(["bulk", "reference"], sort=False).median()
-    for test, part in table.groupby(level=0, sort=False):
-        part = part.droplevel(0)
-        part["change of RMSE"] = [f"{v:+.0%}" for v in part["RMSE"] / part["RMSE"].iloc[0] - 1]
-        markdown(part, f"HPVADE on stimulated pseudo-bulk of donor {test}; reference of the other donor")
+    known = adata[adata.obs["donor"] != donor].copy()
+    control, stimulated = (known[known.obs["condition"] == c].copy() for c in ("ctrl", "stim"))
+    unseen = adata[(adata.obs["donor"] == donor) & (adata.obs["condition"] == "stim")].copy()
+    bulk = hp.pp.simulate_bulk(unseen, "cell_type", 100, n_cells=500, seed=seed)
+    if name == "control cells, type mean shift":
+        reference = mean_shift(control, known, seed)
+    elif name == "control cells, CycleAE":
+        model = fit(known.copy(), ["condition", "cell_type"], seed, nonnegative=False)
+        reference = model.translate_reference(control, to={"condition": "stim"})
+    else:
+        reference = stimulated if name == "real stimulated cells" else control
+    scvi.settings.seed = seed
+    hp.HPVADE.setup_anndata(reference, labels_key="cell_type")
+    hpvade = hp.HPVADE(reference)
+    hpvade.train(**QUIET)
+    table = hpvade.evaluate(bulk)
+    row, constant = table.iloc[0], table.loc["constant", "rmse"]
+    about = {"bulk of": donor, "reference": name}
+    return [about | {"RMSE": row["rmse"], "per-type r": row["per_type_r"], "RMSE of the constant": constant}]
 
 
-def speed() -> None:
-    adata = hp.datasets.planted_contexts(5000, 2000, umi=5000)
-    start = time.perf_counter()
-    fit(adata, FIELDS, 0)
-    print(
-        f"\nTraining 5,000 cells x 2,000 genes, three fields, defaults: {time.perf_counter() - start:.0f} s", flush=True
+def with_change(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians over seeds, and the median over seeds of the change from the untranslated reference."""
+    wide = rows.pivot_table(index=["bulk of", "reference"], columns="seed", values="RMSE", sort=False)
+    first = wide.xs(REFERENCES[0], level="reference").reindex(wide.index.get_level_values("bulk of")).to_numpy()
+    change = (wide / first - 1).median(axis=1)
+    table = medians("bulk of", "reference")(rows)
+    return table.assign(
+        **{"change of RMSE": [f"{change[i]:+.0%}" for i in table.index], "seeds": wide.notna().sum(axis=1)}
     )
 
 
-def main() -> None:
-    warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="time,translate,planted,kang")
-    parser.add_argument("--donors", default="d107,d101", help="test donors of the translation")
-    args = parser.parse_args()
-    parts = {
-        "planted": lambda: planted(args.seeds),
-        "kang": lambda: kang(args.folder, args.seeds),
-        "translate": lambda: translate(args.folder, args.seeds, tuple(args.donors.split(","))),
-        "time": speed,
-    }
-    for name in args.only.split(","):
-        parts[name]()
+def speed(folder: Path | None, case: str, seed: int) -> list[dict]:
+    adata = hp.datasets.planted_contexts(5000, 2000, umi=5000)
+    start, cpu = time.perf_counter(), time.process_time()
+    fit(adata, FIELDS, seed)
+    spent = {"seconds": time.perf_counter() - start, "CPU seconds": time.process_time() - cpu}
+    row = {"cells": adata.n_obs, "genes": adata.n_vars, "fields": len(FIELDS), "threads": torch.get_num_threads()}
+    return [row | spent]
 
+
+PARTS = {
+    "planted": Part([*MODELS, MEANS], planted, medians("case")),
+    "kang": Part([*MODELS], kang, medians("case")),
+    "translate": Part([f"{d}, {name}" for d in DONORS for name in REFERENCES], translate, with_change),
+    "speed": Part(["defaults"], speed, as_measured, seeds=[0]),
+}
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, PARTS)

@@ -19,7 +19,7 @@ EXCEPTIONS = {
     ("models/hpvade/_calibration.py", "hpvade.tl._align"): "the truth is aligned as tl.compare does it",
     ("models/hpvade/_model.py", "hpvade.tl"): "HPVADE.evaluate returns the table of tl.evaluate (spec 2.1)",
     ("models/ambient/_face.py", "hpvade.pl"): "plot_training_diagnostics draws what pl draws (regularizedvi 2.2)",
-    ("models/ambient/_multimodal_model.py", "hpvade.pl"): "plot_*attribution draw what pl draws (regularizedvi 2.3)",
+    ("models/ambient/_attribution.py", "hpvade.pl"): "plot_*attribution draw what pl draws (regularizedvi 2.3)",
 }
 
 TESTED_ELSEWHERE = {
@@ -35,6 +35,7 @@ TESTED_ELSEWHERE = {
     "models/_encoding.py": "the file format, in models/test_base.py",
     "models/_saving.py": "the file format, in models/test_base.py",
     "pl/_palette.py": "the colours of pl/test_proportions.py",
+    "train/_cycle_plan.py": "CycleAE's steps, losses, tags and resuming, in models/cycleae/test_training.py",
     "tl/_align.py": "public as tl.compare, in tl/test_evaluate.py",
 }
 

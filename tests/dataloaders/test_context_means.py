@@ -34,7 +34,8 @@ def test_profiles_residuals_and_variance_equal_numpy(data):
         expected = expected - weight @ expected / weight.sum()
         np.testing.assert_allclose(means.profiles[f], expected, atol=1e-4)
     np.testing.assert_allclose(means.variance, Y.var(axis=0).mean(), rtol=1e-4)
-    np.testing.assert_allclose(np.sort(means.sample, axis=0), np.sort(Y, axis=0), rtol=1e-4)  # all fit into the sample
+    np.testing.assert_allclose(means.sample, Y, rtol=1e-4)  # all cells fit into the sample
+    np.testing.assert_array_equal(means.sample_codes, codes)
     for k, combination in enumerate(means.combinations):
         cells = (codes == combination).all(axis=1)
         additive = Y.mean(axis=0) + means.profiles[0][combination[0]]

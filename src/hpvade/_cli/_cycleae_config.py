@@ -22,7 +22,7 @@ OPTIONAL = {
     "latent_dim": (128, "size of every head's hidden encoding"),
     "activation": ("linear", "linear or relu"),
     "scale": ("log1p", "log1p or counts"),
-    "nonnegative": (True, "keep weights at zero or above; false to translate cells"),
+    "nonnegative": (True, "keep weights at zero or above; false for better counterfactuals"),
     "learning_rate": (1e-4, "of both optimisers"),
     "batch_size": (128, "cells per step"),
     "num_epochs": (10, "passes over the data"),

@@ -23,8 +23,8 @@ class ContextMeans:
         Codes (K, F) of the most frequent combinations of contexts.
     residuals
         What their means differ from the additive prediction (K x genes), shrunk as if ten cells did not differ.
-    sample
-        Scaled expression of some training cells (cells x genes).
+    sample, sample_codes
+        Scaled expression of some training cells (cells x genes), and their codes (cells x F).
     variance
         Variance of scaled expression, mean over genes.
     """
@@ -33,6 +33,7 @@ class ContextMeans:
     combinations: np.ndarray
     residuals: np.ndarray
     sample: np.ndarray
+    sample_codes: np.ndarray
     variance: float
 
 
@@ -70,7 +71,7 @@ def context_means(
     columns[data.train_idx] = slot[member.ravel()]
 
     design = _design(data.codes, n_codes)  # one-hot, with a constant in front
-    first, sums, squares, gram, by_combination, sampled = 0, 0.0, 0.0, 0.0, 0.0, []
+    first, sums, squares, gram, by_combination, sampled, sampled_cells = 0, 0.0, 0.0, 0.0, 0.0, [], []
     share = None
     for chunk in data.chunks:
         for rows, X in iter_rows(chunk.load(), 2048):
@@ -86,7 +87,9 @@ def context_means(
             known = np.flatnonzero(k >= 0)
             one = sparse.csr_matrix((np.ones(len(known)), (k[known], known)), (len(frequent), len(at)))
             by_combination = by_combination + (one @ X).toarray()
-            sampled.append(X[rng.random(len(at)) < share].toarray())
+            drawn = rng.random(len(at)) < share
+            sampled.append(X[drawn].toarray())
+            sampled_cells.append(at[drawn])
         first += chunk.n_rows
     n = len(data.train_idx)
     ridge = np.eye(len(gram))
@@ -106,7 +109,8 @@ def context_means(
     residuals = (by_combination / size - expected) * size / (size + _PRIOR_CELLS)
     variance = float((squares / n - mean**2).mean())
     sample = np.concatenate(sampled).astype(np.float32)
-    return ContextMeans(profiles, combinations[frequent], residuals, sample, variance)
+    sample_codes = data.codes[np.concatenate(sampled_cells)]
+    return ContextMeans(profiles, combinations[frequent], residuals, sample, sample_codes, variance)
 
 
 def _design(codes: np.ndarray, n_codes: list[int]) -> sparse.csr_matrix:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ._cycle_start import start_from
+
 HEAD_SCALE = 0.0159
 """Factor of the metadata heads in the published model."""
 
@@ -43,33 +45,6 @@ def route(h: Tensor, matrices: Tensor, codes: Tensor) -> Tensor:
     routed = [torch.zeros_like(missing)]
     routed += [rows @ matrix.T for rows, matrix in zip(groups, matrices.unbind(), strict=True) if len(rows)]
     return torch.cat(routed)[torch.argsort(order)]
-
-
-def _singular_vectors(x: Tensor, k: int) -> Tensor:
-    """The leading right singular vectors of `x`, at most `k` (rows)."""
-    _, s, v = torch.svd_lowrank(x, q=min(k + 8, *x.shape), niter=3)
-    return v[:, :k].T[s[:k] > 1e-4 * s[0]]
-
-
-def _row_space(x: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows of `x`."""
-    if not len(x):
-        return x
-    _, s, v = torch.linalg.svd(x, full_matrices=False)
-    return v[s > max(1e-4 * float(s[0]), 1e-6)]
-
-
-def _nonnegative_factors(x: Tensor, basis: Tensor, n_steps: int = 40) -> Tensor:
-    """Projective non-negative factorisation, x ~ x W^T W (Yuan and Oja 2005), from the halves of singular vectors."""
-    halves = torch.stack([basis.clamp(min=0), (-basis).clamp(min=0)], dim=1).flatten(0, 1)
-    weight = halves[halves.norm(dim=1) > 1e-3][: len(basis)]
-    weight = weight / weight.norm(dim=1, keepdim=True) + 1e-4
-    for _ in range(n_steps):
-        scatter = (x @ weight.T).T @ x
-        weight = (
-            weight * (2 * scatter / ((weight @ scatter.T).T @ weight + (weight @ weight.T) @ scatter + 1e-9)).sqrt()
-        )
-    return weight
 
 
 class FieldHead(nn.Module):
@@ -190,74 +165,12 @@ class CAE(nn.Module):
             self._scale(name, size / total)
 
     @torch.no_grad()
-    def start_from(self, x: Tensor, effects: Mapping[str, Tensor]) -> None:
-        """Start from data: the base reconstructs the cells `x` (n, G), the heads add given effects.
+    def start_from(self, x: Tensor, source: Mapping[str, Tensor], effects: Mapping[str, Tensor]) -> None:
+        """Start from data: the base reconstructs cells `x` (n, G) of context `source`, heads add effects (C, G).
 
-        Uniform weights are a saddle: all latents are alike, and hundreds of epochs pass before they differ. Here the
-        head of field f hands on what cells have along the directions of ``effects[f]`` (C, G), plus the effect of the
-        target minus that of the source. The base holds the leading singular vectors of what is orthogonal to all
-        effects, so that it is the same in every context and both cycles agree. Non-negative weights cannot subtract:
-        there, the base holds projective non-negative factors of the cells, and the heads add what lies above the
-        smallest effect over the categories.
+        Uniform weights are a saddle: all latents are alike, and hundreds of epochs pass before they differ.
         """
-        d, n_genes = self.base.shape
-        self.base.normal_(0, 1e-3 / n_genes**0.5)
-        if self.nonnegative:
-            self.base.abs_()
-            basis = _nonnegative_factors(x, _singular_vectors(x, d))
-            # the heads add to the base: it gives what is left, on average over categories
-            unit = x.sum(dim=1, keepdim=True) / x.sum(dim=1).mean()
-            added = unit * sum((e - e.min(dim=0).values).mean(dim=0) for e in effects.values())
-            fitted = (x @ basis.T) @ basis
-            basis *= (((x - added) * fitted).sum() / fitted.square().sum()).clamp(min=0.1).sqrt()
-        else:
-            span = _row_space(torch.cat(list(effects.values())))
-            rest = x - (x @ span.T) @ span
-            basis = _singular_vectors(rest, d // 2 if self.activation == "relu" else d)
-            if self.activation == "relu":  # a component and its mirror image: together linear
-                basis = torch.cat([basis, -basis])
-        self.base[: len(basis)] = basis
-        taken = x[:0]
-        taken = x[:0]
-        for field, effect in effects.items():
-            shared = (effect @ taken.T) @ taken
-            own = _row_space(effect - shared)
-            taken = torch.cat([taken, own])
-            self._start_head(self.head(field), effect, shared, own, 1 / x.sum(dim=1).mean())
-
-    def _start_head(self, head: FieldHead, effect: Tensor, shared: Tensor, own: Tensor, unit: Tensor) -> None:
-        """Latent 0 is about one in every cell and 1 hands it on; the next ones hold effects.
-
-        Directions of the effect that no earlier head has (`own`) hand on what the cell has along them; the rest of the
-        effect (`shared`) is only added and subtracted.
-        """
-        d, noise = head.encoder.shape[0], 0.01
-        for weight, size in ((head.encoder, unit), (head.categories, d**-0.5), (head.decoder, effect.std())):
-            weight.normal_(0, 1).mul_(noise * size)
-            if self.nonnegative:
-                weight.abs_()
-        if d < 3:
-            return
-        handed = 0
-        if self.nonnegative:
-            mix, parts = torch.eye(len(effect)).to(effect), effect - effect.min(dim=0).values
-        elif self.activation == "relu":
-            parts = _row_space(effect)
-            mix = effect @ parts.T
-        else:
-            rest = _row_space(shared)
-            parts, handed = torch.cat([own, rest]), len(own)
-            mix = torch.cat([effect @ own.T, shared @ rest.T], dim=1)
-        r = min(len(parts), d - 2)
-        handed = min(handed, r)
-        head.encoder[0] = unit
-        head.categories[:, 1, 0] = 1
-        head.categories[:, 2 : 2 + r, 1] = mix[:, :r]
-        head.decoder[:, 2 : 2 + r] = parts[:r].T / head.log_scale.exp()
-        if handed:
-            head.categories[:, 2 : 2 + r, 0] = -mix[:, :r]
-            head.categories[:, 2 : 2 + r, 2 : 2 + r] = torch.eye(r).to(mix)
-            head.encoder[2 : 2 + handed] = own[:handed]
+        start_from(self, x, source, effects)
 
     def _scale(self, name: str, factor: Tensor) -> None:
         """Multiply the output of a head: its weights enter twice (base) or in four places (fields)."""

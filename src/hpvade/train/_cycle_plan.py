@@ -14,42 +14,6 @@ from ._influence_log import InfluenceLog
 _CLIP = 10.0
 
 
-class ContextShift(nn.Module):
-    """Mean expression by context, to say how much cells should change between two contexts.
-
-    Parameters
-    ----------
-    profiles
-        By field (codes, G): additive effects.
-    combinations, residuals
-        Codes (K, F) of combinations, and what their means differ (K, G) from the additive prediction.
-    """
-
-    def __init__(self, profiles: list[Tensor], combinations: Tensor, residuals: Tensor):
-        super().__init__()
-        for f, profile in enumerate(profiles):
-            self.register_buffer(f"profile_{f}", torch.cat([profile, torch.zeros_like(profile[:1])]), persistent=False)
-        # products with odd 64-bit numbers tell combinations apart; int64 wraps around
-        factors = torch.tensor(
-            [(6364136223846793005 * (2 * f + 1) + 1442695040888963407) % 2**63 for f in range(len(profiles))]
-        )
-        keys, order = ((combinations + 2) * factors).sum(dim=1).sort()
-        self.register_buffer("factors", factors, persistent=False)
-        self.register_buffer("keys", keys, persistent=False)
-        self.register_buffer("residuals", residuals[order], persistent=False)
-
-    def mean(self, codes: Tensor) -> Tensor:
-        """Mean expression (B, G), up to a constant, of contexts `codes` (B, F); -1 adds nothing."""
-        total = sum(getattr(self, f"profile_{f}")[codes[:, f]] for f in range(codes.shape[1]))
-        keys = ((codes + 2) * self.factors).sum(dim=1)
-        at = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        return total + self.residuals[at] * (self.keys[at] == keys)[:, None]
-
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Mean difference (B, G) of expression between two contexts."""
-        return self.mean(target) - self.mean(source)
-
-
 class CyclePlan(lp.LightningModule):
     """Generator and classifier in turn, with manual optimisation.
 
@@ -65,8 +29,8 @@ class CyclePlan(lp.LightningModule):
         Learning rate of both optimisers, and Adam's epsilon.
     draw
         Draws target codes: (source, categories, generator) -> codes.
-    shift
-        `ContextShift`; None leaves out the terms identity and effect.
+    extra
+        Compute the terms identity and effect, with the mean changes of ``module.shift``.
     seed
         Of the drawn contexts.
     loss_weights
@@ -94,7 +58,7 @@ class CyclePlan(lp.LightningModule):
         *,
         lr: float,
         draw: Callable[[Tensor, Tensor, torch.Generator], Tensor],
-        shift: ContextShift | None,
+        extra: bool,
         seed: int,
         loss_weights: dict[str, float],
         normalize_losses: bool,
@@ -107,7 +71,7 @@ class CyclePlan(lp.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.module, self.draw, self.shift, self.seed = module, draw, shift, seed
+        self.module, self.draw, self.extra, self.seed = module, draw, extra, seed
         self.lr, self.eps, self.weights, self.normalize = lr, eps, loss_weights, normalize_losses
         self.effect_l2, self.warmup, self.variance = effect_l2, classifier_warmup_epochs, max(variance, 1e-12)
         self.decay = (weight_decay_base, weight_decay_heads)
@@ -186,11 +150,12 @@ class CyclePlan(lp.LightningModule):
 
     def _terms(self, x: Tensor, source: Tensor, rng: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         target = self.draw(source, self.module.n_categories, rng)
-        if self.shift is None:
+        if not self.extra:
             return self.module.generator_terms(x, source, target)
         keep = torch.rand(source.shape, generator=rng).to(source.device) < 0.5
         partial = torch.where(keep, source, self.draw(source, self.module.n_categories, rng))
-        return self.module.generator_terms(x, source, target, partial=partial, shift=self.shift(source, partial))
+        shift = self.module.shift(source, partial)
+        return self.module.generator_terms(x, source, target, partial=partial, shift=shift)
 
     def _scales(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Running average of the terms over the generator's first epoch, fixed afterwards."""

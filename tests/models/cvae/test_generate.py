@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
 import hpvade as hp
+from hpvade.models.cvae import _generate
 
 
 def test_cv_06_generated_cells_look_like_the_data(trained):
@@ -67,6 +69,27 @@ def test_experiments_are_drawn_as_in_training(cells, fit):
     assert set(model.generate(50, labels="B", perturbation="control", seed=0).obs["experiment"]) == {"exp_0", "exp_1"}
 
 
+def test_dispersion_starts_at_the_planted_one_whatever_experiments_differ_by(cells):
+    """Half of the genes are thinned in one experiment, which changes means and leaves the dispersion; some experiments
+    have one cell, which says nothing about it."""
+    adata, rng = cells(), np.random.default_rng(0)
+    X, second = adata.X.toarray(), (adata.obs["experiment"] == "exp_1").to_numpy()
+    X[np.ix_(second, np.arange(50))] = rng.binomial(X[np.ix_(second, np.arange(50))].astype(int), 0.2)
+    adata.X = sparse.csr_matrix(X.astype(np.float32))
+    alone = adata.obs["experiment"].astype(str).to_numpy(copy=True)
+    alone[:20] = [f"alone_{i}" for i in range(20)]
+    adata.obs["experiment"] = pd.Categorical(alone)
+    with pytest.warns(UserWarning, match="fewer than 3 cells"):
+        hp.ConditionalVAE.setup_anndata(
+            adata, "cell_type", perturbation_key="perturbation", experiment_key="experiment"
+        )
+    model = hp.ConditionalVAE(adata, n_latent=4, hidden_dims=(8,))
+    _generate.initialise(model, np.arange(adata.n_obs))
+    theta = model.module.net.log_theta.exp().detach().numpy()[X.mean(axis=0) > 5]
+    assert len(theta) > 30 and np.median(theta) == pytest.approx(10, rel=0.1)
+    assert np.mean((theta > 6) & (theta < 16)) > 0.9
+
+
 # ---------------------------------------------------------------- augmented references
 
 
@@ -115,8 +138,6 @@ def test_augmented_profile_stays_that_of_the_type(cells, fit):
 
 
 def test_templates_are_training_cells_only(cells, fit, monkeypatch):
-    from hpvade.models.cvae import _generate
-
     adata = rare(cells, 20)
     model = fit(adata, 1, train={"train_size": 0.7})
     chosen = []

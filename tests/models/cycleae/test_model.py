@@ -9,6 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 import hpvade as hp
+from hpvade.models.cycleae import _tables
+from hpvade.models.cycleae._translate import changes
 
 FIELDS = ["condition", "tissue", "sex"]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -285,7 +287,23 @@ def test_translated_reference_is_counts_that_hpvade_takes(cycle, unchanged):
     assert (again.X != translated.X).nnz == 0
 
 
-def test_translating_with_nonnegative_weights_warns(cells, fit_cycle):
-    model = fit_cycle(cells(n_cells=200, n_genes=60), nonnegative=True, train={"max_epochs": 2})
-    with pytest.warns(UserWarning, match="nonnegative=False"):
-        model.translate_reference(to={"sex": "sex_1"})
+def test_translated_cells_change_on_average_as_measured(cells, fit_cycle, tmp_path):
+    """Types respond in their own ways: the mean of each type is that of the training cells, whatever the network."""
+    adata = cells(specific_sd=1.0)
+    for options in ({}, {"nonnegative": True}, {"activation": "relu"}):
+        model = fit_cycle(adata, ["condition", "cell_type"], train={"max_epochs": 2}, **options)
+        control = adata[(adata.obs["condition"] == "condition_0").to_numpy()].copy()
+        kinds, rows = control.obs["cell_type"].astype(str).to_numpy(), np.arange(control.n_obs)
+        cells_, indices = _tables.cells(model, control, rows)
+        change = np.concatenate([c for _, c in changes(model, cells_, {"condition": "condition_1"}, indices)])
+        X, train = log1p(adata), model.train_indices
+        of = adata.obs.iloc[train][["condition", "cell_type"]].astype(str).agg(" ".join, axis=1).to_numpy()
+        for kind in np.unique(kinds):
+            measured = X[train][of == f"condition_1 {kind}"].mean(axis=0) - X[train][of == f"condition_0 {kind}"].mean(
+                axis=0
+            )
+            found = change[kinds == kind].mean(axis=0)
+            assert correlation(found, measured) > 0.98 and np.std(change[kinds == kind], axis=0).max() > 0
+        model.save(tmp_path / "model", overwrite=True)
+        again = hp.CycleAE.load(tmp_path / "model", adata=control).module.shift
+        assert torch.equal(again.residuals, model.module.shift.residuals) and again.residuals.abs().max() > 0.1

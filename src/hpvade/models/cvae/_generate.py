@@ -21,9 +21,11 @@ _THETA = (0.1, 100.0)  # bounds of the inverse dispersion to start from
 def initialise(model, train: np.ndarray) -> None:
     """Start the network from the training cells: mean, dispersion, scale of size factors, categories that occur."""
     cells = model._read(None, train)
-    conditions = np.stack([cells.of("labels"), cells.of("perturbation")], axis=1)
-    _, group = np.unique(conditions, axis=0, return_inverse=True)
-    group, n_groups = torch.from_numpy(group.reshape(-1)), int(group.max()) + 1
+    conditions = np.stack([cells.of(key) for key in ("labels", "perturbation", "batch")], axis=1)
+    _, group, sizes = np.unique(conditions, axis=0, return_inverse=True, return_counts=True)
+    group, n_groups = torch.from_numpy(group.reshape(-1)), len(sizes)
+    # residuals around the mean of n cells are too small by (n - 1) / n; a cell of its own says nothing
+    unbiased = torch.from_numpy(np.where(sizes > 1, sizes / np.maximum(sizes - 1, 1), 0.0))
     sums, factors = torch.zeros(n_groups, len(model.get_var_names()), dtype=torch.float64), 0.0
     for batch in cells.batches(torch.device("cpu"), _CHUNK):
         sums += one_hot(group[batch.rows], n_groups).double().T @ batch.x.double()
@@ -31,8 +33,10 @@ def initialise(model, train: np.ndarray) -> None:
     profiles = sums / sums.sum(dim=1, keepdim=True)
     squares = excess = 0.0
     for batch in cells.batches(torch.device("cpu"), _CHUNK):
-        mean = batch.x.sum(dim=1, keepdim=True) * profiles[group[batch.rows]]
-        squares, excess = squares + mean.square().sum(dim=0), excess + ((batch.x - mean).square() - mean).sum(dim=0)
+        of = group[batch.rows]
+        mean = batch.x.sum(dim=1, keepdim=True) * profiles[of]
+        excess = excess + (unbiased[of, None] * (batch.x - mean).square() - mean * (unbiased[of, None] > 0)).sum(dim=0)
+        squares = squares + (mean.square() * (unbiased[of, None] > 0)).sum(dim=0)
     # the variance of counts is mean + mean^2 / theta: by moments, around the mean of the cell's condition
     theta = (squares / excess.clamp(min=1e-12)).clamp(*_THETA)
     seen = {

@@ -1,7 +1,4 @@
-"""`ConditionalVAE`: generation, labels and counterfactuals of cells given type, perturbation and experiment.
-
-Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
-"""
+"""`ConditionalVAE`: generation, labels and counterfactuals of cells given type, perturbation and experiment."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,9 +7,6 @@ from typing import Literal
 import numpy as np
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ...dataloaders._splitter import CellSplitter
@@ -21,20 +15,18 @@ from ...nn._vae_config import VAEConfig
 from ...train._fit import check_options, fit, saved_split
 from ...train._plan import CellPlan
 from ...train._runner import ResumableTrainRunner
-from .._base import BaseModel, VAEMethods
+from .._base import VAEMethods
 from . import _generate, _predict
 from ._answers import Answers
-from ._cells import Cells, read_cells
+from ._data import ConditionModel
 from ._module import ConditionalVAEModule
 from ._scvi_methods import CountMethods
-from ._setup import check_setup, split_training, use_sparse_matrix
-from ._vocabulary import Vocabulary
+from ._setup import split_training
 
 _STEPS = 1500  # a budget: about a minute and a half for 5,000 cells x 2,000 genes on two cores
-_PERTURBATION, _SIZE_FACTOR = "perturbation", "size_factor"
 
 
-class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixin, ConditionModel):
     """A generative model of cells, conditioned on cell type, perturbation and experiment.
 
     The encoder sees the expression and the experiment only; type and perturbation enter the decoder. So a cell can be
@@ -141,72 +133,6 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
             use_size_factor=self.get_setup_arg("size_factor_key") is not None,
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        labels_key: str,
-        *,
-        perturbation_key: str,
-        experiment_key: str | None = None,
-        control_category: str = "control",
-        unlabeled_category: str | None = None,
-        layer: str | None = None,
-        size_factor_key: str | None = None,
-        **kwargs,
-    ) -> None:
-        """Register cells. Checks everything first; on an error `adata` is unchanged.
-
-        Parameters
-        ----------
-        adata
-            Cells x genes with raw counts and unique gene names.
-        labels_key, perturbation_key, experiment_key
-            Columns of `adata.obs` with the cell type, the perturbation and the experiment (donor, batch) of each cell.
-        control_category
-            Name of the control in `perturbation_key`; effects are differences to it.
-        unlabeled_category
-            Name in `labels_key` of cells whose type is not known.
-        layer
-            Layer with the counts; `adata.X` when None.
-        size_factor_key
-            Column of `adata.obs` with size factors, in place of the total counts.
-        **kwargs
-            `source_registry`, when :meth:`load` repeats a setup.
-
-        Raises
-        ------
-        KeyError
-            A column or layer is absent.
-        ValueError
-            Values are missing; there is one cell type only; counts are negative, not finite, logged, or all zero in a
-            cell; size factors are not positive; genes are duplicated; `adata` is a view or empty.
-
-        Examples
-        --------
-        >>> import hpvade as hp
-        >>> adata = hp.datasets.planted_contexts(100, 50, fields={"condition": 2})
-        >>> hp.ConditionalVAE.setup_anndata(
-        ...     adata, "cell_type", perturbation_key="condition", control_category="condition_0"
-        ... )
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        keys = {"labels_key": labels_key, "perturbation_key": perturbation_key, "experiment_key": experiment_key}
-        new = "source_registry" not in kwargs
-        check_setup(adata, keys, control_category, unlabeled_category, layer, size_factor_key, new=new)
-        use_sparse_matrix(adata, layer)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            CategoricalObsField(_PERTURBATION, perturbation_key),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, experiment_key),
-        ]
-        if size_factor_key is not None:
-            fields.append(NumericalObsField(_SIZE_FACTOR, size_factor_key))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
 
     def train(
         self,
@@ -329,7 +255,7 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
             raise ValueError(f"unseen={unseen!r} does not go with {unknown}; leave one of them out.")
         self._require_trained("get_latent_representation")
         used = (
-            ("labels", _PERTURBATION, "batch") if self.module.net.config.encoder_conditioning == "all" else ("batch",)
+            ("labels", "perturbation", "batch") if self.module.net.config.encoder_conditioning == "all" else ("batch",)
         )
         cells = self._read(adata, indices, used=used, unseen=unseen)
         mu, variance = _predict.posterior(self, cells, kwargs.get("batch_size"))
@@ -388,47 +314,6 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
         """Load such a file, or ``best_model.pt``: ``(network, config, vocabularies)``; see `hpvade.nn.cvae`."""
         return load_trained_model(path, device)
 
-    @property
-    def _vocabularies(self) -> dict[str, Vocabulary]:
-        """Names by key of the registry: labels, perturbation, batch (experiments)."""
-        arguments = self.registry["setup_args"]
-        keys = {"labels": "labels_key", _PERTURBATION: "perturbation_key", "batch": "experiment_key"}
-        return {
-            key: Vocabulary(
-                arguments[argument],
-                tuple(str(name) for name in self.get_state_registry(key)["categorical_mapping"]),
-                arguments["unlabeled_category"] if key == "labels" else None,
-            )
-            for key, argument in keys.items()
-        }
-
-    @property
-    def _control(self) -> int | None:
-        """Id of the control; None when no cell is one."""
-        vocabulary = self._vocabularies[_PERTURBATION]
-        return vocabulary.ids_by_name().get(str(self.get_setup_arg("control_category")))
-
-    @property
-    def _default_control(self) -> str:
-        return str(self.get_setup_arg("control_category"))
-
-    def _read(self, adata: AnnData | None, indices, used=("labels", _PERTURBATION, "batch"), unseen="error") -> Cells:
-        adata = self._require_data() if adata is None else adata
-        cells = read_cells(
-            adata,
-            indices,
-            self._vocabularies,
-            np.asarray(self.get_var_names()),
-            layer=self.get_setup_arg("layer"),
-            size_factor_key=self.get_setup_arg("size_factor_key"),
-            used=used,
-            unseen=unseen,
-            check=adata is not self.adata,
-        )
-        if cells.size_factors is not None:
-            cells.size_factors = cells.size_factors * float(self.module.size_factor_scale)
-        return cells
-
     def _checkpoint(self, epoch: int, val_loss: float, optimizer: dict | None = None) -> dict:
         """What a checkpoint file holds."""
         types, perturbations, experiments = (v.ids_by_name() for v in self._vocabularies.values())
@@ -443,26 +328,6 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
         values = losses.iloc[:, 0].astype(float)
         at = values.idxmin() if "validation_loss" in self.history else values.index[-1]
         return int(at) + 1, float(values[at])
-
-    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """Also name values of the columns that the model was not trained on, before scvi-tools fails on them."""
-        if isinstance(adata, AnnData) and adata is not self.adata:
-            for vocabulary in self._vocabularies.values():
-                if vocabulary.column is not None and vocabulary.column in adata.obs:
-                    vocabulary.ids(adata.obs[vocabulary.column])
-        return super()._validate_anndata(adata, copy_if_view)
-
-    def _require_data(self) -> AnnData:
-        if self.adata is None:
-            raise ValueError(
-                "the model was loaded without data; expected cells. Pass `adata`, or load with "
-                "ConditionalVAE.load(dir, adata)."
-            )
-        return self.adata
-
-    def _require_trained(self, method: str) -> None:
-        if not self.is_trained_:
-            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
 
 
 def _sizes(config: dict, arguments: dict[str, tuple]) -> dict:

@@ -7,7 +7,6 @@ import torch
 
 from ...dataloaders._context_data import ContextDataModule
 from ...dataloaders._context_means import context_means
-from ...train._cycle_plan import ContextShift
 from ...train._fit import fit
 from ._module import TERMS, draw_targets
 
@@ -56,20 +55,15 @@ def run(
         raise ValueError("there are no training cells.")
     module = model.module
     means = context_means(data, module.n_codes, np.random.default_rng(data.seed), log1p=module.scale == "log1p")
-    extra = any(weights[name] for name in EXTRA)
-    shift = None
-    if extra:
-        tensors = [torch.as_tensor(p, dtype=torch.float32) for p in means.profiles]
-        residuals = torch.as_tensor(means.residuals, dtype=torch.float32)
-        shift = ContextShift(tensors, torch.as_tensor(means.combinations), residuals)
+    profiles = [torch.as_tensor(p, dtype=torch.float32) for p in means.profiles]
+    module.shift.fit(profiles, torch.as_tensor(means.combinations), torch.as_tensor(means.residuals))
 
     def initialise() -> None:
         module.generator.to("cpu")
         if model.start == "data":
-            effects = {
-                f: torch.as_tensor(p, dtype=torch.float32) for f, p in zip(model.fields, means.profiles, strict=True)
-            }
-            module.generator.start_from(torch.as_tensor(means.sample), effects)
+            source = module.by_field(torch.as_tensor(means.sample_codes))
+            effects = dict(zip(model.fields, profiles, strict=True))
+            module.generator.start_from(torch.as_tensor(means.sample), source, effects)
             return
         batch = next(iter(data.stream(data.train_idx, shuffle=True)))
         generator = torch.Generator().manual_seed(data.seed)
@@ -85,7 +79,7 @@ def run(
         plan_kwargs={
             "lr": learning_rate,
             "draw": draw_targets,
-            "shift": shift,
+            "extra": any(weights[name] for name in EXTRA),
             "seed": data.seed,
             "loss_weights": weights,
             "normalize_losses": normalize_losses,

@@ -1,7 +1,4 @@
-"""`CycleAE`: expression as a shared part plus one part per metadata field, and cells rewritten into other contexts.
-
-Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
-"""
+"""`CycleAE`: expression as a shared part plus one part per metadata field, and cells rewritten into other contexts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,27 +8,22 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField
 
 from ...dataloaders._chunk_files import ChunkDataModule
-from ...dataloaders._context_data import Chunk, ContextDataModule
-from ...dataloaders._context_field import CONTEXT_KEY, MODES, ContextField, describe
-from ...dataloaders._gene_names import refuse_duplicates
-from ...dataloaders._reference_checks import pick_matrix
-from ...dataloaders._rows import iter_rows, refuse_bad_values, use_sparse_matrix
+from ...dataloaders._context_data import ContextDataModule
+from ...dataloaders._context_field import CONTEXT_KEY
 from ...train._cycle_plan import CyclePlan
 from ...train._fit import check_options
 from ...train._runner import ResumableTrainRunner
-from .._base import BaseModel
 from . import _tables
+from ._data import ContextModel
 from ._fit import loss_weights as checked_weights
 from ._fit import run
 from ._module import CycleModule
 from ._translate import translate_reference
 
 
-class CycleAE(BaseModel):
+class CycleAE(ContextModel):
     r"""Additive, context-conditioned cycle autoencoder.
 
     Expression is the sum of a base that all contexts share and one part per metadata field (assay, disease, sex,
@@ -53,7 +45,8 @@ class CycleAE(BaseModel):
     head_scale
         Factor of the fields' parts: a number (0.0159 as published) or ``"learned"``, started there.
     nonnegative
-        Keep all weights at zero or above: a context then can only add to the base. Choose False to translate cells.
+        Keep all weights at zero or above: a context then can only add to the base. With False, cells are reconstructed
+        as well as by PCA, and counterfactuals can fall.
     classifier_hidden
         Hidden units of the classifier; `n_latent` when None.
     start
@@ -118,75 +111,6 @@ class CycleAE(BaseModel):
             classifier_hidden=classifier_hidden,
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        context_keys: Sequence[str],
-        *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        missing: Literal["category", "mask", "error"] = "category",
-        **kwargs,
-    ) -> None:
-        """Register cells and their metadata. Checks everything first; on an error `adata` is unchanged.
-
-        Parameters
-        ----------
-        adata
-            Cells x genes with raw counts and unique gene names.
-        context_keys
-            Columns of `adata.obs`, of text, categories, booleans, whole numbers or tuples. Columns with one category
-            are skipped with a warning.
-        layer
-            Layer with the counts; `adata.X` when None.
-        batch_key
-            Column with technical batches: one more field, with a head of its own.
-        missing
-            Cells without a value: ``"category"`` makes them the category ``<missing>``, to which nothing is
-            translated; with ``"mask"`` the field's head adds nothing; ``"error"`` refuses them.
-        **kwargs
-            `source_registry`, when :meth:`load` repeats a setup.
-
-        Raises
-        ------
-        KeyError
-            A column or the layer is absent.
-        ValueError
-            No field has two categories; a column holds measurements, or values are missing and must not be; with a
-            trained model, a value is unknown; expression is negative or not finite; genes are duplicated; `adata` is a
-            view or empty.
-        """
-        if isinstance(context_keys, str):
-            context_keys = [context_keys]
-        keys = [str(key) for key in context_keys]
-        keys += [str(batch_key)] if batch_key is not None and str(batch_key) not in keys else []
-        setup_method_args = cls._get_setup_method_args(**{k: v for k, v in locals().items() if k != "keys"})
-        if missing not in MODES:
-            raise ValueError(f"missing={missing!r}; expected one of {MODES}.")
-        _check_cells(adata, layer)
-        field = ContextField(keys, missing)
-        if "source_registry" not in kwargs:
-            field.validate_field(adata)
-            describe(adata.obs, keys, missing)  # its warnings come again from the registration
-        use_sparse_matrix(adata, layer)
-        manager = AnnDataManager(
-            fields=[LayerField("X", layer, is_count_data=False), field], setup_method_args=setup_method_args
-        )
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
-
-    @property
-    def fields(self) -> list[str]:
-        """Names of the fields with a head, in the order of every result."""
-        return list(self.registry["field_registries"][CONTEXT_KEY]["state_registry"]["fields"])
-
-    @property
-    def categories(self) -> dict[str, list]:
-        """Categories by field, without ``<missing>``."""
-        state = self.registry["field_registries"][CONTEXT_KEY]["state_registry"]
-        return dict(zip(state["fields"], map(list, state["categories"]), strict=True))
 
     def train(
         self,
@@ -330,8 +254,8 @@ class CycleAE(BaseModel):
             A field or value is unknown; the number of values differs from that of the cells.
         """
         adata, indices = _tables.cells(self, adata, indices)
-        values = _tables.counterfactuals(self, adata, context, indices)[1]
-        return pd.DataFrame(values, index=adata.obs_names[indices], columns=adata.var_names)
+        moved = [moved.cpu().numpy() for *_, moved in _tables.moves(self, adata, context, indices)]
+        return pd.DataFrame(np.concatenate(moved), index=adata.obs_names[indices], columns=adata.var_names)
 
     counterfactual = get_counterfactual_expression
 
@@ -440,7 +364,9 @@ class CycleAE(BaseModel):
         """Rewrite labelled cells into another context, as counts that `HPVADE.setup_anndata` takes.
 
         Every cell keeps its own deviation and its total count; what changes is the difference between the
-        reconstructions in the target and in its own context. Fractions are rounded at random (seeded by torch).
+        reconstructions in the target and in its own context. On average over the cells that go from one combination
+        of contexts to another, the change is the one measured between training cells, where these had both; else the
+        sum of the mean effects. Fractions are rounded at random (seeded by torch).
 
         Parameters
         ----------
@@ -458,46 +384,5 @@ class CycleAE(BaseModel):
         ------
         ValueError
             `to` is empty, or a field or value is unknown.
-
-        Warns
-        -----
-        UserWarning
-            The model is non-negative.
         """
         return translate_reference(self, adata, to)
-
-    def _in_memory(self, split_by: str | None) -> ContextDataModule:
-        if self.adata is None:
-            raise ValueError("the model has no cells; pass `datamodule`, or use CycleAE.load(dir, adata).")
-        if split_by is not None and split_by not in self.adata.obs:
-            raise KeyError(f"split_by={split_by!r} is not a column of adata.obs; found {list(self.adata.obs)}.")
-        X = self.adata_manager.get_from_registry("X")
-        X = X.tocsr() if hasattr(X, "tocsr") and getattr(X, "format", "csr") != "csr" else X
-        codes = np.asarray(self.adata_manager.get_from_registry(CONTEXT_KEY)).astype(np.int64)
-        groups = None if split_by is None else self.adata.obs[split_by].astype(str).to_numpy()
-        return ContextDataModule([Chunk("adata", self.adata.n_obs, lambda: X)], codes, groups=groups)
-
-    def _streamed(self, datamodule: ChunkDataModule, split_by: str | None) -> ChunkDataModule:
-        state = self.registry["field_registries"][CONTEXT_KEY]["state_registry"]
-        if split_by is not None:
-            raise ValueError("split_by is an option of ChunkDataModule; set it there.")
-        if datamodule.state != state or not np.array_equal(datamodule.genes, np.asarray(self.get_var_names())):
-            raise ValueError(
-                "datamodule has other fields, categories or genes than the model; expected those of its registry. Make "
-                "the model with CycleAE(registry=datamodule.registry)."
-            )
-        return datamodule
-
-
-def _check_cells(adata: AnnData, layer: str | None) -> None:
-    """Refuse what is no AnnData, a view, empty, with duplicate genes, or with values that are no counts."""
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is a {type(adata).__qualname__}; expected an AnnData.")
-    if adata.is_view:
-        raise ValueError("adata is a view of another AnnData; run `adata = adata.copy()` first.")
-    if not (adata.n_obs and adata.n_vars):
-        raise ValueError(f"adata is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
-    refuse_duplicates(adata.var_names, "adata")
-    X, name = pick_matrix(adata, layer, "adata")
-    for rows, block in iter_rows(X):
-        refuse_bad_values(block, rows, name, adata.obs_names, adata.var_names)

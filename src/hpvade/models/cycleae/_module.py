@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from ...nn._context_shift import ContextShift
 from ...nn._normalize import log1p_cp10k
 from ...nn.cycleae import CAE, ContextClassifier
 
@@ -82,6 +83,7 @@ class CycleModule(nn.Module):
         self.classifier = ContextClassifier(n_genes, classifier_hidden or n_latent, specs)
         self.register_buffer("n_categories", torch.tensor(n_categories))
         self.register_buffer("frequencies", torch.zeros(sum(self.n_codes)))
+        self.shift = ContextShift(self.n_codes, n_genes)
         self.register_buffer("hidden_mean", torch.zeros(1 + len(self.fields), n_latent))
 
     @property

@@ -65,19 +65,17 @@ def target_codes(model, context: Mapping, n: int) -> dict[int, np.ndarray]:
 
 
 @torch.inference_mode()
-def counterfactuals(model, adata, context: Mapping, indices) -> tuple[np.ndarray, np.ndarray]:
-    """Expression (cells x genes), on the model's scale, in the source and in the target context."""
-    targets = target_codes(model, context, len(indices))
-    same, moved, at = [], [], 0
+def moves(model, adata, context: Mapping, indices) -> Iterator[tuple[np.ndarray, Tensor, Tensor, Tensor, Tensor]]:
+    """Rows of cells, codes of their source and target, and expression, on the model's scale, in both."""
+    targets, at = target_codes(model, context, len(indices)), 0
+    by_field, generator = model.module.by_field, model.module.generator
     for rows, x, source in batches(model, adata, indices):
         target = source.clone()
         for f, codes in targets.items():
             target[:, f] = torch.from_numpy(codes[at : at + len(rows)]).to(target.device)
-        hidden = model.module.generator.encode(x, model.module.by_field(source))
-        for parts, codes in ((same, source), (moved, target)):
-            parts.append(model.module.generator.decode(hidden, model.module.by_field(codes)).cpu().numpy())
+        hidden = generator.encode(x, by_field(source))
+        yield rows, source, target, *(generator.decode(hidden, by_field(codes)) for codes in (source, target))
         at += len(rows)
-    return np.concatenate(same), np.concatenate(moved)
 
 
 @torch.no_grad()

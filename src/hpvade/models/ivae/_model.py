@@ -25,6 +25,7 @@ from ._expression import ExpressionMethods
 from ._metrics import clustering_metrics
 from ._module import IVAEModule
 from ._options import module_options
+from ._start import start_from_counts
 
 _STEPS = 2500  # a budget: a minute or two for 2,000 genes on two cores
 
@@ -186,7 +187,7 @@ class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
         fit(
             self,
             splitter,
-            initialise=None,
+            initialise=None if self.is_trained_ else lambda: start_from_counts(self),
             plan_kwargs=plan_defaults | (plan_kwargs or {}),
             max_epochs=max_epochs,
             early_stopping=early_stopping,

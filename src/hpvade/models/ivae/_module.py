@@ -71,6 +71,12 @@ class IVAEModule(BaseModuleClass):
         self.vae = VAE(n_vars, n_hidden, n_latent, n_bottleneck, n_covariates=n_covariates)
         self.from_bottleneck, self.sampling = False, False
 
+    @torch.no_grad()
+    def initialise(self, mean_counts: Tensor, theta: Tensor) -> None:
+        """Start the decoder at mean expression and inverse dispersions (G,)."""
+        self.vae.decoder.nn[-2].bias.copy_(mean_counts.log())
+        self.vae.decoder.disp.copy_(theta.log())
+
     @contextmanager
     def decoding(self, *, from_bottleneck: bool = False, sample: bool = False) -> Iterator[None]:
         """Inside, decode through the bottleneck, or from samples of the posterior instead of its mean."""

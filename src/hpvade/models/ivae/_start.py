@@ -1,0 +1,20 @@
+"""Where training starts: mean expression in the decoder's output, dispersions by moments."""
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from ...dataloaders._count_statistics import dispersion_start, mean_normalised, row_totals
+
+_TINY = 1e-3  # counts of genes that no cell has
+
+
+def start_from_counts(model) -> None:
+    """Set the output bias and the dispersions of the decoder of an `IVAE` from its cells.
+
+    At the small default learning rate neither could move far from a random start.
+    """
+    X = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    totals = row_totals(X)
+    mean = mean_normalised(X, totals, np.zeros(len(totals), dtype=int), 1)[:, 0]
+    model.module.initialise(torch.as_tensor(mean + _TINY), torch.as_tensor(dispersion_start(X, totals)))

@@ -1,0 +1,63 @@
+"""Mean expression by context: what cells should change, on average, between two contexts."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+MAX_COMBINATIONS = 256
+
+
+class ContextShift(nn.Module):
+    """Mean expression of every combination of contexts, up to a constant.
+
+    Parameters
+    ----------
+    n_codes
+        Number of codes of each field.
+    n_genes
+        Genes G.
+    """
+
+    def __init__(self, n_codes: Sequence[int], n_genes: int):
+        super().__init__()
+        for f, n in enumerate(n_codes):
+            self.register_buffer(f"profile_{f}", torch.zeros(n + 1, n_genes))  # the last row for masked values
+        n_combinations = min(MAX_COMBINATIONS, math.prod(n + 1 for n in n_codes))
+        # products with odd 64-bit numbers tell combinations apart; int64 wraps around
+        factors = [(6364136223846793005 * (2 * f + 1) + 1442695040888963407) % 2**63 for f in range(len(n_codes))]
+        self.register_buffer("factors", torch.tensor(factors), persistent=False)
+        self.register_buffer("keys", torch.full((n_combinations,), 2**63 - 1))
+        self.register_buffer("residuals", torch.zeros(n_combinations, n_genes))
+
+    @torch.no_grad()
+    def fit(self, profiles: Sequence[Tensor], combinations: Tensor, residuals: Tensor) -> None:
+        """Take over the means.
+
+        Parameters
+        ----------
+        profiles
+            By field (codes, G): additive effects.
+        combinations, residuals
+            Codes (K, F) of combinations, at most 256, and what their means differ (K, G) from the additive prediction.
+        """
+        for f, profile in enumerate(profiles):
+            getattr(self, f"profile_{f}")[:-1] = profile
+        keys, order = self._keys(combinations.to(self.factors.device)).sort()
+        self.keys.fill_(2**63 - 1)[: len(keys)] = keys
+        self.residuals.zero_()[: len(keys)] = residuals.to(self.residuals)[order]
+
+    def _keys(self, codes: Tensor) -> Tensor:
+        return ((codes + 2) * self.factors).sum(dim=1)
+
+    def mean(self, codes: Tensor) -> Tensor:
+        """Mean expression (B, G), up to a constant, of contexts `codes` (B, F); -1 adds nothing."""
+        total = sum(getattr(self, f"profile_{f}")[codes[:, f]] for f in range(codes.shape[1]))
+        keys = self._keys(codes)
+        at = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        return total + self.residuals[at] * (self.keys[at] == keys)[:, None]
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Mean difference (B, G) of expression between two contexts."""
+        return self.mean(target) - self.mean(source)
