@@ -199,6 +199,10 @@ class BaseModel(BaseModelClass):
         """Refused: hpvade never wrote such files."""
         raise NotImplementedError("hpvade has no older file format. Use `model.save(dir)` and `load(dir)`.")
 
+    def _require_trained(self, method: str) -> None:
+        if not self.is_trained_:
+            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
+
     def _size(self, stats: dict) -> str:
         """Size of the data, for `repr`."""
         return f"{stats.get('n_cells')} cells x {stats.get('n_vars')} genes"

@@ -139,7 +139,3 @@ class ConditionModel(BaseModel):
                 "ConditionalVAE.load(dir, adata)."
             )
         return self.adata
-
-    def _require_trained(self, method: str) -> None:
-        if not self.is_trained_:
-            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")

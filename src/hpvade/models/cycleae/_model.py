@@ -364,9 +364,9 @@ class CycleAE(ContextModel):
         """Rewrite labelled cells into another context, as counts that `HPVADE.setup_anndata` takes.
 
         Every cell keeps its own deviation and its total count; what changes is the difference between the
-        reconstructions in the target and in its own context. On average over the cells that go from one combination
-        of contexts to another, the change is the one measured between training cells, where these had both; else the
-        sum of the mean effects. Fractions are rounded at random (seeded by torch).
+        reconstructions in the target and in its own context. On average over the given cells that go from one
+        combination of contexts to another, the change is the one measured between training cells, where these had both;
+        else the sum of the mean effects. Fractions are rounded at random (seeded by torch).
 
         Parameters
         ----------

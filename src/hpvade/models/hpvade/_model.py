@@ -550,10 +550,6 @@ class HPVADE(
             raise ValueError(f"transform_batch={name!r} is not a batch; expected one of {names}.")
         return names.index(str(name))
 
-    def _require_trained(self, method: str) -> None:
-        if not self.is_trained_:
-            raise RuntimeError(f"{method} needs a trained model. Call `model.train()` first.")
-
 
 _SOLVER_OPTIONS = [
     name
