@@ -21,7 +21,7 @@ from _cohorts import BLOOD, Row, rows, shipped
 
 import hpvade as hp
 from hpvade.models.hpvade import _scvi_module
-from hpvade.tl import _metrics as metrics
+from hpvade.evaluation import _metrics as metrics
 from hpvade.tl import compare
 
 BEST = {

@@ -24,7 +24,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import hpvade as hp
-from hpvade.nn._disentanglement import dip, total_correlation
+from hpvade.models.ivae._disentanglement import dip, total_correlation
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 

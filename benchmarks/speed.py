@@ -26,7 +26,7 @@ def import_time(n: int = 7) -> float:
 def simulation_rate(n_genes: int = 4000, n_cells: int = 500, n_samples: int = 4096) -> float:
     """Mixtures per second from chunk sums of the shipped reference, with all platform noise."""
     import hpvade as hp
-    from hpvade.dataloaders._reference import sum_chunks
+    from hpvade.reference._signature import sum_chunks
 
     adata = hp.datasets.pbmc_reference()
     types = adata.obs["cell_type"].cat.codes.to_numpy().astype(int)

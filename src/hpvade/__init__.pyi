@@ -1,10 +1,10 @@
 from . import datasets, nn, pl, pp, simulate, solvers, tl
-from .dataloaders._chunk_files import ChunkDataModule
 from .models.ambient._model import AmbientRegularizedSCVI
 from .models.ambient._module import RegularizedVAE
 from .models.ambient._multimodal_model import RegularizedMultimodalVI
 from .models.ambient._multimodal_module import RegularizedMultimodalVAE
 from .models.cvae._model import ConditionalVAE
+from .models.cycleae._chunk_files import ChunkDataModule
 from .models.cycleae._model import CycleAE
 from .models.hpvade._model import HPVADE
 from .models.hpvade._module import HP_VADE

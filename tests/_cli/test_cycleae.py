@@ -129,7 +129,7 @@ def test_ca_14_train_writes_every_file_and_the_model_answers(run, chunks, specs,
 def test_ca_10_an_interrupted_run_resumes_to_the_same_result(run, chunks, specs, tmp_path, monkeypatch):
     whole = config(tmp_path / "a.yaml", settings(chunks, specs, tmp_path / "a", num_epochs=4))
     run("cycleae", "train", "--config", whole)
-    from hpvade.train._cycle_plan import CyclePlan
+    from hpvade.models.cycleae._cycle_plan import CyclePlan
 
     start = CyclePlan.on_train_epoch_start
 

@@ -49,7 +49,7 @@ def test_arguments_and_exit_codes_pass():
 def test_warnings_of_the_package_are_one_line_once_and_others_are_silent():
     def command():
         for _ in range(2):
-            warnings.warn_explicit("missing are\n 3 genes", UserWarning, "f", 1, module="hpvade.dataloaders._bulk")
+            warnings.warn_explicit("missing are\n 3 genes", UserWarning, "f", 1, module="hpvade.io._bulk")
         warnings.warn_explicit("few workers", UserWarning, "f", 2, module="lightning.pytorch")
         warnings.warn_explicit("old", FutureWarning, "f", 3, module="hpvade.pl")
 

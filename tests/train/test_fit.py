@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpvade.dataloaders._splitter import TwoStreamSplitter
+from hpvade.models.hpvade._splitter import TwoStreamSplitter
 from hpvade.train._fit import check_options, fit, saved_split
 
 

@@ -1,4 +1,4 @@
-"""CellPlan, TwoStreamPlan: the total, its parts, gradient shares, and losses that are not finite."""
+"""CellPlan: KL weight in validation, and losses that are not finite."""
 
 from types import SimpleNamespace
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 
-from hpvade.train._plan import CellPlan, TwoStreamPlan
+from hpvade.train._plan import CellPlan
 
 
 class Toy(BaseModuleClass):
-    """Losses 2 w^2 from cells and 3 w from bulk, of which 1 w is a part."""
+    """Loss 2 w^2."""
 
     def __init__(self):
         super().__init__()
@@ -35,12 +35,6 @@ class Toy(BaseModuleClass):
         ones = torch.ones(4)
         return LossOutput(loss=square, reconstruction_loss=ones, kl_local=ones, extra_metrics={"square": square})
 
-    def bulk_losses(self, batch):
-        return 3 * self.w * batch["factor"], {"part": self.w * batch["factor"]}
-
-    def shared_terms(self, cells, bulk):
-        return self.w, {"square": cells.extra_metrics["square"], "part": bulk["part"]}
-
 
 def recorded(plan):
     """`plan` outside a trainer, its log in ``plan.logged``."""
@@ -50,11 +44,6 @@ def recorded(plan):
     plan._trainer = SimpleNamespace(current_epoch=1, global_step=7, strategy=None)
     plan.compute_and_log_metrics = lambda *args: None
     return plan
-
-
-@pytest.fixture
-def plan():
-    return recorded(TwoStreamPlan(Toy(), n_epochs_kl_warmup=4))
 
 
 def test_cell_plan_validates_at_the_full_kl_weight():
@@ -73,53 +62,3 @@ def test_cell_plan_names_the_term_that_is_not_finite():
     for step in (plan.training_step, plan.validation_step):
         with pytest.raises(RuntimeError, match="Loss term 'square' is not finite at step 7"):
             step({}, 0)
-
-
-def batch(factor=1.0):
-    return {"cells": {}, "bulk": {"bulk": torch.ones(5, 2), "factor": torch.tensor(factor)}}
-
-
-def test_total_is_both_streams_and_parts_are_logged(plan):
-    loss = plan.training_step(batch(), 0)
-    assert float(loss.detach()) == 2 * 4 + 3 * 2
-    assert plan.logged["train_loss"] == 14 and plan.logged["part_train"] == 2
-    loss.backward()
-    assert float(plan.module.w.grad) == 4 * 2 + 3
-
-
-def test_gradient_shares_once_per_epoch(plan):
-    """d square / dw = 8, d part / dw = 1."""
-    plan.training_step(batch(), 0)
-    assert plan.logged["gradient_share_square_train"] == pytest.approx(8 / 9)
-    assert plan.logged["gradient_share_part_train"] == pytest.approx(1 / 9)
-    plan.logged.clear()
-    plan.training_step(batch(), 1)
-    plan.validation_step(batch(), 0)
-    assert not any(name.startswith("gradient_share") for name in plan.logged)
-
-
-def test_validation_logs_under_its_own_names(plan):
-    assert plan.validation_step(batch(), 0) is None
-    assert plan.logged["validation_loss"] == 14 and plan.logged["part_validation"] == 2
-    assert "train_loss" not in plan.logged
-
-
-def test_kl_weight_is_refreshed_in_every_step(plan):
-    plan.training_step(batch(), 0)
-    plan._trainer.current_epoch = 2
-    plan.training_step(batch(), 1)
-    assert plan.module.seen == [0.25, 0.5]
-    assert plan.logged["kl_weight"] == 0.5
-
-
-@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-@pytest.mark.parametrize("step", ["training_step", "validation_step"])
-def test_hp14_non_finite_term_is_named(plan, factor, step):
-    with pytest.raises(RuntimeError, match="Loss term 'part' is not finite at step 7.*lower the learning rate"):
-        getattr(plan, step)(batch(factor), 0)
-
-
-def test_hp14_non_finite_cells_are_named(plan):
-    plan.module.w.data.fill_(float("nan"))
-    with pytest.raises(RuntimeError, match="Loss term 'cells' is not finite"):
-        plan.training_step(batch(), 0)

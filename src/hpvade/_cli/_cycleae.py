@@ -58,7 +58,7 @@ def preprocess(
     if include_file is not None:
         check_input(include_file)
         fields += [line.strip() for line in include_file.read_text("utf-8").splitlines() if line.strip()]
-    from ..dataloaders._contexts import build_context_specs, vocab_to_json
+    from ..models.cycleae._contexts import build_context_specs, vocab_to_json
 
     vocab, specs = build_context_specs(files, fields, ignore=ignore_column or ())
     if verbose or dry_run:

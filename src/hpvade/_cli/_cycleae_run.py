@@ -10,9 +10,9 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
     import scvi
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from ..dataloaders._chunk_files import ChunkDataModule
+    from ..models.cycleae._chunk_files import ChunkDataModule
+    from ..models.cycleae._history_file import HistoryFile
     from ..models.cycleae._model import CycleAE
-    from ..train._history_file import HistoryFile
     from ._fit import quiet
 
     quiet()

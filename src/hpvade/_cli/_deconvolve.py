@@ -153,7 +153,7 @@ def _check_usage(files: list[Path], model: Path | None, training: dict) -> None:
 
 def _check_bulk(bulk: "AnnData", adata: "AnnData", layer: str | None, input_type: str) -> None:
     """Refuse bulk samples that the model would refuse, before minutes of training."""
-    from ..dataloaders._bulk import read_bulk
+    from ..io._bulk import read_bulk
 
     shared = adata.var_names.intersection(bulk.var_names)
     with warnings.catch_warnings():

@@ -1,16 +1,13 @@
-"""Torch building blocks; nothing here knows AnnData."""
+"""Torch building blocks that families share; nothing here knows AnnData.
+
+`HP_VADE` and the networks of single families are public here, too. They live with their families, above this room, and
+are loaded when asked for.
+"""
 
 from . import cvae, cycleae, ivae
+from ._elsewhere import hand_on
 from ._mlp import Decoder, DeconvolutionNetwork, Encoder
 
 __all__ = ["HP_VADE", "Decoder", "DeconvolutionNetwork", "Encoder", "cvae", "cycleae", "ivae"]
 
-
-def __getattr__(name: str):
-    # The specification lists HP_VADE here, but it is built from nn and so lives in models. Importing it only when it
-    # is asked for keeps nn below models and breaks the circle.
-    if name == "HP_VADE":
-        from ..models.hpvade._module import HP_VADE
-
-        return HP_VADE
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, _ = hand_on(__name__, HP_VADE="hpvade.models.hpvade._module")

@@ -1,7 +1,8 @@
 """Draw proportions, agreement with the truth, signatures and the training history. Tables in, never a model."""
 
+from .._figures._attribution import attribution_scatter, modality_attribution
+from .._figures._training import training_history
 from ._agreement import agreement
-from ._attribution import attribution_scatter, modality_attribution
 from ._contexts import context_effects, head_influence
 from ._diagnostics import diagnostics
 from ._embedding import embedding
@@ -10,7 +11,6 @@ from ._latent_space import latent_space
 from ._loadings import loadings
 from ._proportions import proportions
 from ._signatures import signatures
-from ._training import training_history
 
 signature = signatures
 training = training_history

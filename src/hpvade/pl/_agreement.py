@@ -9,10 +9,10 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._figures._palette import BASE
 from .._keys import Keys
-from ..tl import _metrics as metrics
-from ..tl._align import compare, mapping_of, table
-from ._palette import BASE
+from ..evaluation import _metrics as metrics
+from ..evaluation._align import compare, mapping_of, table
 
 
 def agreement(

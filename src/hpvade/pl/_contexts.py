@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._palette import BASE
+from .._figures._palette import BASE
 
 
 def head_influence(table: pd.DataFrame, *, base: bool = False, ax: Axes | None = None) -> Axes:

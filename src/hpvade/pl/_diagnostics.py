@@ -7,10 +7,10 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._figures._palette import BASE
 from .._keys import Keys
-from ..tl._align import listed
+from .._text import listed
 from ..tl._verdict import PERCENTILE, UNEXPLAINED
-from ._palette import BASE
 
 _MAX_NAMED = 40  # above it, names of samples cannot be read
 _FLAGGED = BASE[3]

@@ -8,9 +8,9 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from .._figures._palette import colours
 from .._keys import Keys
-from ..tl._align import listed
-from ._palette import colours
+from .._text import listed
 
 
 def embedding(

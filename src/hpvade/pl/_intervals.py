@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..tl._align import listed
-from ._palette import colours
+from .._figures._palette import colours
+from .._text import listed
 
 _MAX_NAMED = 40
 _BOUNDS = ["lower", "median", "upper"]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ._palette import BASE
+from .._figures._palette import BASE
 
 
 def loadings(table: pd.DataFrame, *, n_genes: int = 10, axes: list | np.ndarray | None = None) -> Figure:

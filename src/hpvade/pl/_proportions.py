@@ -8,9 +8,10 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from .._figures._palette import N_COLOURS, colours
 from .._keys import Keys
-from ..tl._align import listed, table
-from ._palette import N_COLOURS, colours
+from .._text import listed
+from ..evaluation._align import table
 
 # above this many samples neither names nor gaps between bars can be seen
 _MAX_NAMED = 60

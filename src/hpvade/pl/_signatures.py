@@ -7,7 +7,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from .._keys import Keys
-from ..tl._align import listed
+from .._text import listed
 
 
 def signatures(

@@ -1,6 +1,6 @@
 """Preparation: thin functions that take AnnData and return AnnData."""
 
-from ..dataloaders._contexts import build_context_specs
+from ..models.cycleae._contexts import build_context_specs
 from ._read_h5_batches import read_h5_batches
 from ._simulate_bulk import simulate_bulk
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..dataloaders._h5_batches import H5Batches
+from ..models.cvae._h5_batches import H5Batches
 
 
 def read_h5_batches(

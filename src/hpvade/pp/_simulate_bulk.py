@@ -57,8 +57,9 @@ def simulate_bulk(
     >>> bulk.obsm["proportions"].sum(axis=1).tolist()
     [1.0, 1.0, 1.0]
     """
-    from ..dataloaders._reference_checks import check_reference, pick_matrix
-    from ..dataloaders._simulate import simulate_from_cells
+    from ..io._rows import pick_matrix
+    from ..reference._checks import check_reference
+    from ..reference._simulate import simulate_from_cells
 
     check_reference(adata, labels_key, layer=layer, sample_key=sample_key)
     labels = adata.obs[labels_key].astype("category").cat.remove_unused_categories().cat

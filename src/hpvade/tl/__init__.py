@@ -1,10 +1,10 @@
 """Estimate proportions with classical solvers, diagnose results, and evaluate predictions against the truth."""
 
-from ._align import compare
+from ..evaluation._align import compare
+from ..evaluation._evaluate import evaluate, evaluate_per_type
 from ._cycleae import cycleae
 from ._diagnose import diagnose
 from ._embed import embed
-from ._evaluate import evaluate, evaluate_per_type
 from ._generation import evaluate_generation
 from ._layout import layout
 from ._neighbourhood import (

@@ -8,8 +8,8 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from ._align import mapping_of, table
-from ._evaluate import evaluate
+from ..evaluation._align import mapping_of, table
+from ..evaluation._evaluate import evaluate
 from ._verdict import cohort_messages, sample_verdicts
 
 _FLOOR = 5e-5  # share of the total below which log ratios say little, as in `solvers.robust`

@@ -9,9 +9,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
-from ..dataloaders._covariates import check_nesting
-from ..dataloaders._reference_checks import pick_matrix
-from ..dataloaders._rows import iter_rows
+from ..io._rows import iter_rows, pick_matrix
+from ..models.ambient._covariates import check_nesting
 from ._neighbourhood_core import (
     average_correlation,
     isolation,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._metrics import pearson
+from ..evaluation._metrics import pearson
 
 _DIRECTION_GENES = 50
 

@@ -13,11 +13,13 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from ..dataloaders._bulk import InputType, Missing, read_bulk
-from ..dataloaders._cell_size import cell_sizes
-from ..dataloaders._reference import donor_variance, gene_scores, reference_signature, sum_chunks
-from ..dataloaders._reference_checks import check_reference, check_signature, pick_matrix
-from ._align import closed, listed
+from .._text import listed
+from ..evaluation._align import closed
+from ..io._bulk import InputType, Missing, read_bulk
+from ..io._rows import pick_matrix
+from ..reference._cell_size import cell_sizes
+from ..reference._checks import check_reference, check_signature
+from ..reference._signature import donor_variance, gene_scores, reference_signature, sum_chunks
 
 Method = Literal["nnls", "rlr", "dwls", "music", "hspe", "instaprism", "robust"]
 

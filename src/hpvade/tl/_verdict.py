@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ._align import listed
+from .._text import listed
 
 # Set on the development cohorts: blood on another platform passes, the same with a lineage missing does not.
 PERCENTILE = 99.0

@@ -42,7 +42,7 @@ def test_rv_02_other_starts(build, make):
 
 
 def test_rv_15_dispersion_from_data(build, make):
-    from hpvade.dataloaders._count_statistics import dispersion_start
+    from hpvade.train._count_statistics import dispersion_start
 
     adata = make.rna()
     m = build(adata, dispersion_init="data").module

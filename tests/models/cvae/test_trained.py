@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hpvade.models.cvae._checkpoint import write_checkpoint
 from hpvade.models.cvae._trained import TrainedNetwork
-from hpvade.nn._checkpoint import write_checkpoint
 
 
 @pytest.fixture

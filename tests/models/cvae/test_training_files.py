@@ -1,8 +1,8 @@
 import pytest
 
 import hpvade as hp
+from hpvade.models.cvae._checkpoint import read_checkpoint, write_checkpoint
 from hpvade.models.cvae._training_files import TrainingFiles
-from hpvade.nn._checkpoint import read_checkpoint, write_checkpoint
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 

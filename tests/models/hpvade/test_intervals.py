@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import hpvade as hp
-from hpvade.dataloaders._folds import Fold
 from hpvade.models.hpvade._intervals import reference_uncertainty
+from hpvade.reference._folds import Fold
 
 
 def width(table):

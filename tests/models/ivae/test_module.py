@@ -7,8 +7,8 @@ from scipy.stats import nbinom
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import softplus
 
+from hpvade.models.ivae._disentanglement import dip, total_correlation
 from hpvade.models.ivae._module import IVAEModule
-from hpvade.nn._disentanglement import dip, total_correlation
 
 G, B = 40, 12
 SIZES = {"n_hidden": 16, "n_latent": 4, "n_bottleneck": 2}

@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from ...nn._jacobian import jacobian_summary
+from ._jacobian import jacobian_summary
 from ._shared_module import CONDITIONING, CONTINUOUS
 
 _REMOVE = (False, True, "cat_covs", "feature_scaling", "all")
@@ -177,7 +177,7 @@ class AttributionMethods:
         -------
         The attribution, and the figure.
         """
-        from ...pl import modality_attribution as draw
+        from ..._figures._attribution import modality_attribution as draw
 
         found = self.get_modality_attribution(mdata, **kwargs)
         table = pd.DataFrame({name: values["attribution"].mean(axis=0) for name, values in found.items()})
@@ -192,6 +192,6 @@ class AttributionMethods:
         ValueError
             `adata` has no attribution, or no `basis`.
         """
-        from ...pl import attribution_scatter
+        from ..._figures._attribution import attribution_scatter
 
         return attribution_scatter(adata, self.module.modality_names, basis=basis)

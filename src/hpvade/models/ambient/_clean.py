@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 
 from ..._keys import Keys
-from ...dataloaders._rows import iter_rows
+from ...io._rows import iter_rows
 from ._native_share import NativeShare, native_share
 from ._setup import categories
 from ._shared_module import AMBIENT

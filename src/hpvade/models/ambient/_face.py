@@ -6,17 +6,16 @@ import numpy as np
 import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from ...dataloaders._sized_splitter import SizedSplitter
-from ...dataloaders._splitter import split_cells
-from ...dataloaders._training_data import TrainingData
 from ...train._fit import check_options, fit, saved_split
-from ...train._regularized_plan import RegularizedPlan
 from ...train._runner import ResumableTrainRunner
+from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
 from ._query import apply_masks, load_query
 from ._readout import Readout
+from ._regularized_plan import RegularizedPlan
 from ._setup import categories, refuse_unknown_categories
 from ._shared_module import BATCH, LIBRARY
+from ._sized_splitter import SizedSplitter
 from ._start import start_from_data
 
 _STEPS = 6000  # optimisation steps of a default training run, as far as 400 epochs give them
@@ -129,7 +128,7 @@ class RegularizedFace(Readout, VAEMethods, UnsupervisedTrainingMixin, BaseModel)
         split = saved_split(self, ckpt_path)
         if split is None:
             library, one = self._codes(LIBRARY).ravel(), np.zeros(self.adata.n_obs, dtype=np.int64)
-            rng = TrainingData.torch_rng()
+            rng = torch_rng()
             split = split_cells(library, one, rng, train_size=train_size, validation_size=validation_size)
         n_batches = -(-len(split[0]) // batch_size)
         max_epochs = int(np.clip(-(-_STEPS // n_batches), 20, 400)) if max_epochs is None else max_epochs
@@ -213,7 +212,7 @@ class RegularizedFace(Readout, VAEMethods, UnsupervisedTrainingMixin, BaseModel)
         ValueError
             The model is not trained, or nothing is left to draw.
         """
-        from ...pl import training_history
+        from ..._figures._training import training_history
 
         history = {name: table[table.index >= skip_epochs] for name, table in (self.history_ or {}).items()}
         return training_history(history, **kwargs)

@@ -9,8 +9,8 @@ from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.model.base import RNASeqMixin
 
-from ...dataloaders._covariates import resolve_keys
-from ...dataloaders._rows import use_sparse_matrix
+from ...io._rows import use_sparse_matrix
+from ._covariates import resolve_keys
 from ._face import RegularizedFace, fixed_draws
 from ._module import RegularizedVAE
 from ._options import ambient_options, warn_of_large_library_encoder

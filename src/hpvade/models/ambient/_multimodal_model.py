@@ -10,9 +10,9 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 
-from ...dataloaders._covariates import check_keys, resolve_keys
-from ...dataloaders._rows import use_sparse_matrix
+from ...io._rows import use_sparse_matrix
 from ._attribution import AttributionMethods
+from ._covariates import check_keys, resolve_keys
 from ._face import RegularizedFace, fixed_draws
 from ._multimodal_module import RegularizedMultimodalVAE
 from ._options import multimodal_options, warn_of_large_library_encoder

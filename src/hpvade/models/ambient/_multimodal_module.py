@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
-from ...nn._priors import lognormal_kl, negative_log_gamma, softplus_inverse
-from ...nn._regularized import RegularizedEncoder
+from ._priors import lognormal_kl, negative_log_gamma, softplus_inverse
+from ._regularized import RegularizedEncoder
 from ._shared_module import _UNIT, CONTINUOUS, ENCODER, Layout, X
 from ._variational_module import VariationalModule
 

@@ -7,7 +7,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from ...dataloaders._gene_names import refuse_duplicates
+from ...io._gene_names import refuse_duplicates
 from .._base import _init_arguments, choose_device
 from ._setup import categories
 from ._shared_module import AMBIENT, BATCH, CONDITIONING, DISPERSION, ENCODER, LIBRARY, SCALING

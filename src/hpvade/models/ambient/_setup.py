@@ -9,9 +9,10 @@ from mudata import MuData
 from scvi.data import fields as f
 
 from ..._keys import Keys
-from ...dataloaders._covariates import CovariateKeys, check_keys, check_nesting
-from ...dataloaders._gene_names import refuse_duplicates
-from ...dataloaders._reference_checks import check_counts, pick_matrix
+from ...io._gene_names import refuse_duplicates
+from ...io._rows import pick_matrix
+from ...reference._checks import check_counts
+from ._covariates import CovariateKeys, check_keys, check_nesting
 from ._shared_module import (
     AMBIENT,
     BATCH,

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
-from ...nn._priors import (
+from ._priors import (
     dispersion_kl,
     lognormal_exponential_kl,
     lognormal_kl,
     negative_log_gamma,
     softplus_inverse,
 )
-from ...nn._regularized import RegularizedDecoderSCVI, RegularizedEncoder
+from ._regularized import RegularizedDecoderSCVI, RegularizedEncoder
 
 BATCH, X = "batch", "X"
 AMBIENT, DISPERSION, LIBRARY = "ambient_covs", "dispersion_cov", "library_size_cov"

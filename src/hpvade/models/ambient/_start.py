@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import torch
 
-from ...dataloaders._count_statistics import (
+from ...train._count_statistics import (
     dispersion_start,
     library_statistics,
     mean_normalised,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from ...nn._likelihood import nb_log_likelihood
-from ...nn._priors import negative_log_gamma
+from ._priors import negative_log_gamma
 from ._shared_module import SharedModule
 
 _ACTIVE = 0.01  # nats of divergence from which a latent dimension counts as used

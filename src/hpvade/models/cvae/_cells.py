@@ -9,8 +9,8 @@ from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
 
-from ...dataloaders._reference_checks import check_cells, pick_matrix
-from ...dataloaders._rows import iter_rows
+from ...io._rows import iter_rows, pick_matrix
+from ...reference._checks import check_cells
 from .._base import refuse_other_genes
 from ._vocabulary import Vocabulary
 

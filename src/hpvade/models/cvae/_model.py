@@ -9,19 +9,19 @@ import torch
 from anndata import AnnData
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from ...dataloaders._splitter import CellSplitter
-from ...nn._checkpoint import checkpoint, load_trained_model, write_checkpoint
-from ...nn._vae_config import VAEConfig
 from ...train._fit import check_options, fit, saved_split
 from ...train._plan import CellPlan
 from ...train._runner import ResumableTrainRunner
+from ...train._splitter import CellSplitter
 from .._base import VAEMethods
 from . import _generate, _predict
 from ._answers import Answers
+from ._checkpoint import checkpoint, load_trained_model, write_checkpoint
 from ._data import ConditionModel
 from ._module import ConditionalVAEModule
 from ._scvi_methods import CountMethods
 from ._setup import split_training
+from ._vae_config import VAEConfig
 
 _STEPS = 1500  # a budget: about a minute and a half for 5,000 cells x 2,000 genes on two cores
 

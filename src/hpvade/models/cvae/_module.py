@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from torch.nn.functional import cross_entropy
 
 from ...nn._normalize import log1p_cp10k
-from ...nn.cvae import ConditionalVAENet, VAEConfig
+from ._network import ConditionalVAENet, VAEConfig
 
 MMD_SCALES = (0.5, 1.0, 2.0, 4.0)
 CLASSIFIER_SCALE = 20.0  # a nat that z knows about the type costs a nat of divergence: the classifier must pay more

@@ -7,10 +7,10 @@ import torch
 from anndata import AnnData
 
 from ..._keys import Keys
-from ...dataloaders._group_split import split_groups
-from ...dataloaders._reference_checks import check_cells
-from ...dataloaders._rows import use_sparse_matrix
-from ...dataloaders._splitter import split_cells
+from ...io._rows import use_sparse_matrix
+from ...reference._checks import check_cells
+from ...train._group_split import split_groups
+from ...train._splitter import split_cells
 
 __all__ = ["check_setup", "split_training", "use_sparse_matrix"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from ...nn._checkpoint import UNKNOWN, load_trained_model, read_checkpoint
 from ._answers import Answers
 from ._cells import Cells, read_cells
+from ._checkpoint import UNKNOWN, load_trained_model, read_checkpoint
 from ._vocabulary import Vocabulary
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning.pytorch as lp
 import torch
 
-from ...nn._checkpoint import read_checkpoint, write_checkpoint
+from ._checkpoint import read_checkpoint, write_checkpoint
 
 
 class TrainingFiles(lp.Callback):

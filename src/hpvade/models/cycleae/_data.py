@@ -8,13 +8,12 @@ from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
 
-from ...dataloaders._chunk_files import ChunkDataModule
-from ...dataloaders._context_data import Chunk, ContextDataModule
-from ...dataloaders._context_field import CONTEXT_KEY, MODES, ContextField, describe
-from ...dataloaders._gene_names import refuse_duplicates
-from ...dataloaders._reference_checks import pick_matrix
-from ...dataloaders._rows import iter_rows, refuse_bad_values, use_sparse_matrix
+from ...io._gene_names import refuse_duplicates
+from ...io._rows import iter_rows, pick_matrix, refuse_bad_values, use_sparse_matrix
 from .._base import BaseModel
+from ._chunk_files import ChunkDataModule
+from ._context_data import Chunk, ContextDataModule
+from ._context_field import CONTEXT_KEY, MODES, ContextField, describe
 
 
 class ContextModel(BaseModel):

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...dataloaders._context_data import ContextDataModule
-from ...dataloaders._context_means import context_means
 from ...train._fit import fit
+from ._context_data import ContextDataModule
+from ._context_means import context_means
 from ._module import TERMS, draw_targets
 
 EXTRA = ("identity", "effect")

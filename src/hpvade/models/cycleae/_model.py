@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from ...dataloaders._chunk_files import ChunkDataModule
-from ...dataloaders._context_data import ContextDataModule
-from ...dataloaders._context_field import CONTEXT_KEY
-from ...train._cycle_plan import CyclePlan
 from ...train._fit import check_options
 from ...train._runner import ResumableTrainRunner
 from . import _tables
+from ._chunk_files import ChunkDataModule
+from ._context_data import ContextDataModule
+from ._context_field import CONTEXT_KEY
+from ._cycle_plan import CyclePlan
 from ._data import ContextModel
 from ._fit import loss_weights as checked_weights
 from ._fit import run

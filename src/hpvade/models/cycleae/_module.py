@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from ...nn._context_shift import ContextShift
 from ...nn._normalize import log1p_cp10k
-from ...nn.cycleae import CAE, ContextClassifier
+from ._context_shift import ContextShift
+from ._network import CAE, ContextClassifier
 
 TERMS = ("recon", "integ", "target", "identity", "effect")
 """Loss terms of the generator: the first three as published, the others keep translated cells near real ones."""

@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...dataloaders._context_data import take_rows
-from ...dataloaders._context_field import CONTEXT_KEY
-from ...dataloaders._contexts import MISSING, normalise
-from ...dataloaders._rows import refuse_bad_values
+from ...io._rows import refuse_bad_values
+from ._context_data import take_rows
+from ._context_field import CONTEXT_KEY
+from ._contexts import MISSING, normalise
 
 
 def batches(model, adata, indices, batch_size: int = 512) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ..._keys import Keys
-from ...dataloaders._context_data import take_rows
+from ._context_data import take_rows
 from ._tables import cells, moves
 
 

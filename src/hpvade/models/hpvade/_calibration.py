@@ -137,7 +137,7 @@ class CalibrationMethods:
         --------
         >>> model.calibrate(bulk, truth.iloc[:6], mapping={"CD4 T": "T", "CD8 T": "T", "B": "B"})  # doctest: +SKIP
         """
-        from ...tl._align import compare
+        from ...evaluation._align import compare
 
         self._require_trained("calibrate")
         measured, mapping = _measured(bulk_adata, proportions, mapping, self.cell_types)
@@ -162,7 +162,8 @@ class CalibrationMethods:
 
 def _measured(bulk: AnnData, proportions, mapping, types: list[str]) -> tuple[pd.DataFrame, Mapping | None]:
     """The measured composition and the mapping, checked as far as it is possible without a prediction."""
-    from ...tl._align import listed, mapping_of, table
+    from ..._text import listed
+    from ...evaluation._align import mapping_of, table
 
     if isinstance(proportions, str):
         mapping, proportions = mapping_of(bulk, proportions, mapping), table(bulk, proportions)

@@ -11,7 +11,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from ..._keys import Keys
-from ...dataloaders._bulk import AlignedBulk, read_bulk
+from ...io._bulk import AlignedBulk, read_bulk
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
 
 UNKNOWN = "unknown"  # name of the column
@@ -97,7 +97,7 @@ def estimate(
 ) -> Estimate:
     """Read the bulk and estimate its composition; nothing is written.
 
-    `reading` are the arguments of `hpvade.dataloaders._bulk.read_bulk`, the others those of `HPVADE.deconvolve`.
+    `reading` are the arguments of `hpvade.io._bulk.read_bulk`, the others those of `HPVADE.deconvolve`.
     """
     if not prior_weight >= 0:
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")

@@ -8,7 +8,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from ...dataloaders._folds import Fold
+from ...reference._folds import Fold
 from ._deconvolve import PRIOR_WEIGHT, Estimate, estimate, to_shares, trust_in_published_sizes
 
 # Scale of the standard deviations on another study or platform, where genes err together and about one in four is an

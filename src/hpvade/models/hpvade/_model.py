@@ -17,18 +17,16 @@ from scvi.data.fields import CategoricalObsField, LayerField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
-from ...dataloaders._bulk import InputType, Missing
-from ...dataloaders._cell_size import cell_sizes
-from ...dataloaders._reference_checks import check_reference
-from ...dataloaders._rows import use_sparse_matrix
-from ...dataloaders._simulate import simulate_from_cells
-from ...dataloaders._splitter import TwoStreamSplitter
-from ...dataloaders._stream import BulkSimulation
-from ...dataloaders._training_data import TrainingData
+from ...io._bulk import InputType, Missing
+from ...io._rows import use_sparse_matrix
+from ...reference._cell_size import cell_sizes
+from ...reference._checks import check_reference
+from ...reference._mixtures import BulkSimulation
+from ...reference._simulate import simulate_from_cells
 from ...solvers import robust
 from ...train._fit import check_options, fit, saved_split
-from ...train._plan import TwoStreamPlan
 from ...train._runner import ResumableTrainRunner
+from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
 from ._calibration import CalibrationMethods
 from ._deconvolve import PRIOR_WEIGHT, deconvolve
@@ -37,7 +35,10 @@ from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
 from ._intervals import IntervalMethods, reference_uncertainty
 from ._options import module_options
+from ._plan import TwoStreamPlan
 from ._scvi_module import HPVADEModule, LiteralModule
+from ._splitter import TwoStreamSplitter
+from ._training_data import TrainingData
 
 _STEPS = 400  # a budget: about a minute for a few thousand cells on two cores
 
@@ -245,11 +246,11 @@ class HPVADE(
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         simulation = self._simulation(simulation_kwargs or {})
-        rng = TrainingData.torch_rng()
+        rng = torch_rng()
         types, donors = self._codes(REGISTRY_KEYS.LABELS_KEY), self._codes(REGISTRY_KEYS.SAMPLE_KEY)
         split = saved_split(self, ckpt_path)
         if split is None:
-            split = TrainingData.split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
+            split = split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
         X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         data = TrainingData(
             X,
@@ -396,7 +397,7 @@ class HPVADE(
         -------
         One row per predictor, as `hpvade.tl.evaluate`.
         """
-        from ...tl import evaluate
+        from ...evaluation._evaluate import evaluate
 
         scratch = bulk_adata.copy()
         key = truth if isinstance(truth, str) else Keys.TRUE_PROPORTIONS

@@ -16,9 +16,9 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
-from ...dataloaders._gene_names import refuse_duplicates
-from ...dataloaders._reference_checks import check_cells
-from ...dataloaders._rows import use_sparse_matrix
+from ...io._gene_names import refuse_duplicates
+from ...io._rows import use_sparse_matrix
+from ...reference._checks import check_cells
 from .._base import BaseModel
 
 

@@ -14,11 +14,10 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
-from ...dataloaders._splitter import CellSplitter, split_cells
-from ...dataloaders._training_data import TrainingData
 from ...train._fit import check_options, fit, saved_split
 from ...train._plan import CellPlan
 from ...train._runner import ResumableTrainRunner
+from ...train._splitter import CellSplitter, split_cells, torch_rng
 from .._base import VAEMethods
 from ._data import CellModel
 from ._expression import ExpressionMethods
@@ -174,7 +173,7 @@ class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
         if split is None:
             alike = np.zeros(self.adata.n_obs, dtype=np.int64)
             sizes = {"train_size": train_size, "validation_size": validation_size}
-            split = split_cells(alike, alike, TrainingData.torch_rng(), **sizes)
+            split = split_cells(alike, alike, torch_rng(), **sizes)
         if max_epochs is None:
             max_epochs = int(np.clip(-(-_STEPS // -(-len(split[0]) // batch_size)), 10, 400))
         with warnings.catch_warnings():

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import log_softmax, one_hot
 
-from ...nn._disentanglement import dip, mmd, total_correlation
 from ...nn._likelihood import nb_log_likelihood
-from ...nn.ivae import VAE, Encoder, join
+from ._disentanglement import dip, mmd, total_correlation
+from ._network import VAE, Encoder, join
 
 
 class IVAEModule(BaseModuleClass):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from ...dataloaders._count_statistics import dispersion_start, mean_normalised, row_totals
+from ...train._count_statistics import dispersion_start, mean_normalised, row_totals
 
 _TINY = 1e-3  # counts of genes that no cell has
 

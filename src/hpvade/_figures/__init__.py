@@ -1,0 +1,1 @@
+"""Drawings that both `pl` and methods of the models hand out; tables in, figures out."""

@@ -1,1 +1,0 @@
-"""Reference summaries, the simulated-bulk stream, splitters and readers."""

@@ -1,0 +1,1 @@
+"""What comes from outside: matrices in any form, gene names, bulk and its units."""

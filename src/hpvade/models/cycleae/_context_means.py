@@ -1,0 +1,123 @@
+"""What the training cells say about contexts: additive profiles, means of frequent combinations, a sample of cells."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from ...io._rows import iter_rows
+from ._context_data import ContextDataModule
+
+_MAX_COMBINATIONS, _PRIOR_CELLS, _SAMPLE_VALUES = 256, 10, 2**24
+
+
+@dataclass(frozen=True)
+class ContextMeans:
+    """Means of scaled expression by context.
+
+    Attributes
+    ----------
+    profiles
+        By field (codes x genes): additive effects by least squares, centred over the training cells.
+    combinations
+        Codes (K, F) of the most frequent combinations of contexts.
+    residuals
+        What their means differ from the additive prediction (K x genes), shrunk as if ten cells did not differ.
+    sample, sample_codes
+        Scaled expression of some training cells (cells x genes), and their codes (cells x F).
+    variance
+        Variance of scaled expression, mean over genes.
+    """
+
+    profiles: list[np.ndarray]
+    combinations: np.ndarray
+    residuals: np.ndarray
+    sample: np.ndarray
+    sample_codes: np.ndarray
+    variance: float
+
+
+def log1p_cp10k(X: sparse.csr_matrix) -> sparse.csr_matrix:
+    """log(1 + counts per ten thousand) of rows; a row without counts stays zero."""
+    size = np.asarray(X.sum(axis=1)).ravel()
+    return (sparse.diags(1e4 / np.maximum(size, 1e-30)) @ X).log1p().tocsr()
+
+
+def context_means(
+    data: ContextDataModule, n_codes: list[int], rng: np.random.Generator, *, log1p: bool
+) -> ContextMeans:
+    """Go over the training cells once.
+
+    Parameters
+    ----------
+    data
+        Cells with context codes; -1 is a masked value.
+    n_codes
+        Number of codes per field.
+    rng
+        Draws the sample.
+    log1p
+        Scale to log1p cp10k; else values are used as they are.
+    """
+    chosen = np.zeros(len(data.codes), dtype=bool)
+    chosen[data.train_idx] = True
+    combinations, member, counts = np.unique(
+        data.codes[data.train_idx], axis=0, return_inverse=True, return_counts=True
+    )
+    frequent = np.argsort(-counts, kind="stable")[:_MAX_COMBINATIONS]
+    slot = np.full(len(combinations), -1)
+    slot[frequent] = np.arange(len(frequent))
+    columns = np.full(len(data.codes), -1)
+    columns[data.train_idx] = slot[member.ravel()]
+
+    design = _design(data.codes, n_codes)  # one-hot, with a constant in front
+    first, sums, squares, gram, by_combination, sampled, sampled_cells = 0, 0.0, 0.0, 0.0, 0.0, [], []
+    share = None
+    for chunk in data.chunks:
+        for rows, X in iter_rows(chunk.load(), 2048):
+            at = np.arange(first + rows.start, first + rows.stop)
+            at, X = at[chosen[at]], X[chosen[at]]
+            X = log1p_cp10k(X) if log1p else X
+            if share is None:
+                share = min(1.0, _SAMPLE_VALUES / (len(data.train_idx) * X.shape[1]))
+            Z = design[at]
+            sums, gram = sums + (Z.T @ X).toarray(), gram + (Z.T @ Z).toarray()
+            squares = squares + X.multiply(X).sum(axis=0).A1
+            k = columns[at]
+            known = np.flatnonzero(k >= 0)
+            one = sparse.csr_matrix((np.ones(len(known)), (k[known], known)), (len(frequent), len(at)))
+            by_combination = by_combination + (one @ X).toarray()
+            drawn = rng.random(len(at)) < share
+            sampled.append(X[drawn].toarray())
+            sampled_cells.append(at[drawn])
+        first += chunk.n_rows
+    n = len(data.train_idx)
+    ridge = np.eye(len(gram))
+    ridge[0, 0] = 0
+    coefficients = np.linalg.solve(gram + ridge, sums)
+    profiles, begin = [], 1
+    for size in n_codes:
+        profile = coefficients[begin : begin + size]
+        weight = gram[0, begin : begin + size, None]
+        profiles.append(profile - (weight * profile).sum(axis=0) / max(weight.sum(), 1))
+        begin += size
+    mean = sums[0] / n
+    expected = mean + sum(
+        np.where(combinations[frequent, f, None] >= 0, p[combinations[frequent, f]], 0) for f, p in enumerate(profiles)
+    )
+    size = counts[frequent, None]
+    residuals = (by_combination / size - expected) * size / (size + _PRIOR_CELLS)
+    variance = float((squares / n - mean**2).mean())
+    sample = np.concatenate(sampled).astype(np.float32)
+    sample_codes = data.codes[np.concatenate(sampled_cells)]
+    return ContextMeans(profiles, combinations[frequent], residuals, sample, sample_codes, variance)
+
+
+def _design(codes: np.ndarray, n_codes: list[int]) -> sparse.csr_matrix:
+    offsets = 1 + np.cumsum([0, *n_codes[:-1]])
+    n = len(codes)
+    columns = np.concatenate([np.zeros((n, 1), dtype=np.int64), codes + offsets], axis=1)
+    present = np.concatenate([np.ones((n, 1)), codes >= 0], axis=1)
+    rows = np.repeat(np.arange(n), columns.shape[1])
+    keep = present.ravel() > 0
+    return sparse.csr_matrix((np.ones(keep.sum()), (rows[keep], columns.ravel()[keep])), shape=(n, 1 + sum(n_codes)))

@@ -1,0 +1,52 @@
+"""Two streams from one reference: minibatches of cells, and bulk simulated from the same cells."""
+
+import numpy as np
+from lightning.pytorch.utilities import CombinedLoader
+from scvi.data import AnnDataManager
+from torch.utils.data import DataLoader
+
+from ...reference._mixtures import BulkStream
+from ...train._splitter import CellSplitter
+
+
+class TwoStreamSplitter(CellSplitter):
+    """Splitter whose loaders yield ``{"cells": minibatch, "bulk": simulated bulk}``.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the reference.
+    split
+        Indices of training, validation and test cells.
+    streams
+        Streams of simulated bulk, ``"train"`` and, with validation cells, ``"validation"``.
+    batch_size
+        Cells per minibatch.
+    **kwargs
+        Passed to the loader of cells.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        split: tuple[np.ndarray, np.ndarray, np.ndarray],
+        streams: dict[str, BulkStream],
+        batch_size: int,
+        **kwargs,
+    ):
+        super().__init__(adata_manager, split=split, batch_size=batch_size, **kwargs)
+        self.streams = streams
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Shuffled cells and new mixtures; the shorter stream starts over."""
+        return self._combine(super().train_dataloader(), self.streams["train"])
+
+    def val_dataloader(self) -> CombinedLoader | None:
+        """Held-out cells and fixed mixtures of them; None without held-out cells."""
+        cells = super().val_dataloader()
+        return None if cells is None else self._combine(cells, self.streams["validation"])
+
+    @staticmethod
+    def _combine(cells, bulk: BulkStream) -> CombinedLoader:
+        return CombinedLoader({"cells": cells, "bulk": DataLoader(bulk, batch_size=None)}, "max_size_cycle")

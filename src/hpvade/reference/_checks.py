@@ -1,0 +1,250 @@
+"""Everything that must hold for a labelled single-cell reference before any work starts."""
+
+import re
+import warnings
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from ..io._gene_names import refuse_duplicates
+from ..io._rows import is_integer, iter_rows, pick_matrix, refuse_bad_values
+
+_MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
+_LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
+
+
+def check_reference(
+    adata: AnnData,
+    labels_key: str,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    sample_key: str | None = None,
+) -> None:
+    """Refuse a reference that a model could not learn from, before anything is written.
+
+    The matrix is read once, in blocks of rows; `adata` is never changed.
+
+    Parameters
+    ----------
+    adata
+        Reference (cells x genes) with raw counts. In memory, backed or with Dask arrays.
+    labels_key
+        Column of `adata.obs` with one cell type per cell. Unused categories are ignored.
+    layer
+        Layer with the counts; `adata.X` when None.
+    batch_key, sample_key
+        Columns of `adata.obs` with the batch and the donor or sample of each cell.
+
+    Raises
+    ------
+    TypeError
+        `adata` is not an AnnData, or its matrix is of an unknown kind.
+    KeyError
+        A column or the layer is absent.
+    ValueError
+        A view; no cells or no genes; a cell without label, batch or sample; fewer than two types; a type with fewer
+        than two cells; type names that differ only in case or spaces; duplicate gene names; negative, NaN or infinite
+        values; cells without counts; values on a log scale (not integers, maximum below 20).
+
+    Warns
+    -----
+    UserWarning
+        The words of one type name are part of those of another, as in "T cells" and "CD4 T cells"; values that are
+        not integers but too large for a log scale.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, pandas as pd
+    >>> obs = pd.DataFrame({"cell_type": ["B", "B", "T", "T"]}, index=list("abcd"))
+    >>> check_reference(anndata.AnnData(np.ones((4, 3)), obs=obs), "cell_type")
+    """
+    _check_own(adata)
+    check_column(adata.obs, "labels_key", labels_key)
+    _check_types(adata.obs[labels_key], labels_key)
+    check_cells(adata, layer=layer, columns={"batch_key": batch_key, "sample_key": sample_key})
+
+
+def check_cells(
+    adata: AnnData, *, layer: str | None = None, columns: dict[str, str | None] | None = None, logged: str = "error"
+) -> None:
+    """Refuse cells that no count model could learn from, before anything is written; labels are not needed.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts. In memory, backed or with Dask arrays.
+    layer
+        Layer with the counts; `adata.X` when None.
+    columns
+        Columns of `adata.obs` that must have a value for every cell, by the argument that named them; None is left out.
+    logged
+        ``"warning"``: values that look logged give the warning of other values that are not integers.
+
+    Raises
+    ------
+    TypeError, KeyError, ValueError
+        As :func:`check_reference`, but for labels.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> check_cells(anndata.AnnData(np.ones((4, 3))))
+    """
+    _check_own(adata)
+    for argument, key in (columns or {}).items():
+        if key is not None:
+            check_column(adata.obs, argument, key)
+    refuse_duplicates(adata.var_names, "adata")
+    X, name = pick_matrix(adata, layer, "adata")
+    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=logged == "error")
+
+
+def _check_own(adata: AnnData) -> None:
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"The reference is a {type(adata).__qualname__}; expected an AnnData. "
+            "Pass one modality of a MuData, as in mdata['rna']."
+        )
+    if adata.is_view:
+        fix = "adata = adata.to_memory()" if adata.isbacked else "adata = adata.copy()"
+        raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
+    if not (adata.n_obs and adata.n_vars):
+        raise ValueError(f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+
+
+def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
+    """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it."""
+    if key not in obs.columns:
+        shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
+        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
+    texts = _MISSING_TEXT | {"none"} if argument == "labels_key" else _MISSING_TEXT
+    blank = [value for value in obs[key].dropna().unique() if str(value).strip().casefold() in texts]
+    missing = (obs[key].isna() | obs[key].isin(blank)).to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"adata.obs[{key!r}] is missing (NaN or empty) for {missing.sum()} of {len(obs)} cells, the first is "
+            f"{str(obs.index[missing.argmax()])!r}; expected a value for every cell. "
+            f"Remove them with `adata = adata[adata.obs[{key!r}].notna()].copy()` or fill them in."
+        )
+
+
+def _check_types(labels: pd.Series, key: str) -> None:
+    """Number, size and names of the types that occur in `labels`."""
+    sizes = labels.value_counts()
+    sizes = sizes[sizes > 0].rename(index=str)
+    if len(sizes) < 2:
+        raise ValueError(f"adata.obs[{key!r}] has only one type, {sizes.index[0]!r}; deconvolution needs at least two.")
+    spellings: dict[str, list[str]] = {}
+    for name in sizes.index:
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    same = [names for names in spellings.values() if len(names) > 1]
+    if same:
+        raise ValueError(
+            f"adata.obs[{key!r}] has duplicate type names, which differ only in upper/lower case or spaces: "
+            f"{'; '.join(map(repr, same[:3]))}. Give each type one name."
+        )
+    small = sizes[sizes < 2]
+    if len(small):
+        raise ValueError(
+            f"adata.obs[{key!r}] has {len(small)} types with fewer than 2 cells: "
+            f"{', '.join(f'{name!r} ({n} cell)' for name, n in small[:3].items())}{', ...' if len(small) > 3 else ''}. "
+            "Remove these cells or merge them into another type."
+        )
+    words = {name: _words(name) for name in sizes.index}
+    nested = sorted((a, b) for a, b in permutations(words, 2) if words[a] < words[b])
+    if nested:
+        warnings.warn(
+            f"Some type names of adata.obs[{key!r}] read like parts of others: "
+            f"{'; '.join(f'{b!r} of {a!r}' for a, b in nested[:5])}{'; ...' if len(nested) > 5 else ''}. "
+            "If they are, their proportions cannot be told apart: use labels of one level.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _words(name: str) -> frozenset[str]:
+    """Words of a type name: case and plural s dropped, "CD4+" as "cd4"; a final minus stays, as in "CD16-"."""
+    words = re.findall(r"[^\W_]+(?:-(?![^\W_]))?", name.casefold())
+    return frozenset(word[:-1] if len(word) > 2 and word.endswith("s") else word for word in words)
+
+
+def check_counts(
+    X, name: str, obs_names: pd.Index, var_names: pd.Index, *, refuse_logged: bool = True, allow_empty: bool = False
+) -> np.ndarray:
+    """Raise ValueError unless `X` holds counts, warn when they are not integers; True where a cell has none.
+
+    Cells without counts are refused unless `allow_empty`, logged values unless `refuse_logged` is False.
+    """
+    largest, n_values, n_broken, empties = 0.0, 0, 0, []
+    for rows, block in iter_rows(X):
+        refuse_bad_values(block, rows, name, obs_names, var_names)
+        values = block.data[block.data > 0]
+        largest = max(largest, values.max(initial=0))
+        n_values += values.size
+        n_broken += values.size - int(is_integer(values).sum())
+        empties.append(block.sum(axis=1).A1 == 0)
+    empty = np.concatenate(empties)
+    if not n_values:
+        raise ValueError(f"{name} holds only zeros; expected counts. Pass the layer that holds them.")
+    if empty.any() and not allow_empty:
+        fix = "sc.pp.filter_cells(adata, min_counts=1)"
+        if name != "adata.X":
+            fix = f"adata = adata[np.asarray({name}.sum(axis=1)).ravel() > 0].copy()"
+        raise ValueError(
+            f"{name} has {empty.sum()} cells without any count, the first is {str(obs_names[empty.argmax()])!r}; they "
+            f"say nothing about their type. Remove them with `{fix}`."
+        )
+    if n_broken and largest < _LOGGED_MAX and refuse_logged:
+        raise ValueError(
+            f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
+            "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
+        )
+    if n_broken:
+        warnings.warn(
+            f"{name} holds values that are not integers ({n_broken / n_values:.1%} of those above zero); the model is "
+            "meant for raw counts. Pass the layer that holds them, if there is one.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return empty
+
+
+def check_signature(signature: pd.DataFrame) -> None:
+    """Refuse a signature (genes x types) that no solver could use.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two types; no genes; duplicate genes or types; values that are no numbers, negative, NaN or infinite;
+        a type without expression.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> check_signature(pd.DataFrame({"B": [1.0, 0.0], "T": [0.0, 2.0]}, index=["MS4A1", "CD3E"]))
+    """
+    if signature.shape[1] < 2 or not len(signature):
+        raise ValueError(
+            f"The signature has {len(signature)} genes x {signature.shape[1]} types; expected one row per gene and a "
+            "column for each of two types or more."
+        )
+    for names, what in ((signature.index, "genes"), (signature.columns.astype(str), "types")):
+        if names.has_duplicates:
+            twice = [str(name) for name in names[names.duplicated()].unique()[:3]]
+            raise ValueError(f"The signature names {what} more than once, such as {twice}; expected each once.")
+    texts = [str(name) for name, dtype in signature.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    if texts:
+        raise ValueError(f"The signature's columns {texts[:3]} hold no numbers. Gene names belong in the index.")
+    values = signature.to_numpy(dtype=float)
+    bad = ~((values >= 0) & (values < float("inf")))
+    if bad.any():
+        row, column = (int(i[0]) for i in bad.nonzero())
+        raise ValueError(
+            f"The signature holds {values[row, column]:g} for gene {str(signature.index[row])!r} in "
+            f"{str(signature.columns[column])!r}; expected finite values >= 0 on linear scale."
+        )
+    if len(empty := signature.columns[values.sum(axis=0) == 0]):
+        raise ValueError(f"The signature has no expression for {[str(name) for name in empty[:3]]}. Remove such types.")
