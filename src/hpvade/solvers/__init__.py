@@ -6,11 +6,13 @@ from ._instaprism import instaprism
 from ._linear import coordinate_descent, nnls
 from ._markers import marker_genes
 from ._music import music
+from ._platform import PlatformFactor, platform_factor
 from ._rlr import rlr
 from ._robust import RobustFit, robust
 from ._unknown import MIN_SAMPLES, UnknownFit, unknown_component
 
 __all__ = [
+    "PlatformFactor",
     "RobustFit",
     "UnknownFit",
     "coordinate_descent",
@@ -20,6 +22,7 @@ __all__ = [
     "marker_genes",
     "music",
     "nnls",
+    "platform_factor",
     "rlr",
     "robust",
     "unknown_component",
