@@ -94,8 +94,8 @@ def robust(
     depth
         (samples,): counts that a share of one stands for; 5e6 when None, about the reads of bulk RNA-seq in genes.
     anchor, anchor_weight
-        Fractions of RNA (samples x types) to stay close to, and kappa: 0.02 with 400 genes is a prior with standard
-        deviation 0.35 on each fraction.
+        Fractions of RNA (samples x types) to stay close to, and kappa: 0.1 with 400 genes is a prior with standard
+        deviation 0.16 on each fraction.
     gene_factor
         Estimate the factor (needs two samples or more), none (False), or use a given one (genes,), such as
         :func:`platform_factor` finds; NaN where it is not known.

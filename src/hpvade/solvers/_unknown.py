@@ -12,6 +12,8 @@ from ._robust import robust
 _FLOOR = 5e-5
 _SIGNIFICANT = 3.0  # standard errors from which on a gene has a part in the unknown
 MIN_SAMPLES = 6
+_MIN_GENES = 20  # expressed genes that are no markers, to find the unknown by
+_FULL = 0.05  # share from which on the answer is that with the unknown
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def unknown_component(
     allowed: Tensor | None = None,
     *,
     depth: Tensor | None = None,
+    known: Tensor | None = None,
     n_iterations: int = 8,
     n_seed_genes: int = 100,
     factor_weight: float = 0.2,
@@ -57,6 +60,9 @@ def unknown_component(
     part in it, which makes small shares of an uncertain unknown too small rather than too large. The start is the first
     singular vector of the genes whose residuals vary most, markers of known types aside.
 
+    With a share of 0 the known types are as without an unknown; up to a share of 5 % they go over to the answer with
+    it in proportion, so that a sample never jumps.
+
     Parameters
     ----------
     bulk
@@ -67,6 +73,8 @@ def unknown_component(
         Genes that may be markers, bool (genes,); all when None.
     depth
         As in :func:`robust`.
+    known
+        (samples x types): fractions of RNA when nothing is unknown; those of :func:`robust` when None.
     n_iterations
         Rounds.
     n_seed_genes
@@ -83,7 +91,7 @@ def unknown_component(
     Raises
     ------
     ValueError
-        Fewer than six samples, or shapes that do not match.
+        Fewer than six samples, fewer than 20 expressed genes that are no markers, or shapes that do not match.
 
     References
     ----------
@@ -115,10 +123,10 @@ def unknown_component(
     some = bulk[few]
     genes = marker_genes(signature, allowed)
 
-    def known(x: Tensor, depth: Tensor) -> Tensor:
-        return robust(x[:, genes], signature[genes], depth=depth).rna_proportions
-
-    start = known(some, depth[few])
+    if known is None:
+        known = robust(bulk[:, genes], signature[genes], depth=depth).rna_proportions
+    known = known.float()
+    start = known[few]
     free = allowed.clone()
     free[genes] = False  # a marker that varies says how wrong the signature is, not what is missing
     share = _start(some, start @ signature.T, free, n_seed_genes)
@@ -132,15 +140,23 @@ def unknown_component(
         rna = _solve(some, signature, profile, allowed, depth[few], amounts, anchor_weight)
         amounts, share = rna[:, :-1], rna[:, -1]
     if not theta.any():  # nothing varies that the known types leave
-        rna = torch.nn.functional.pad(known(bulk, depth), (0, 1))
+        rna = torch.nn.functional.pad(known, (0, 1))
     elif len(few) < n:
-        rna = _solve(bulk, signature, profile, allowed, depth, known(bulk, depth), anchor_weight)
-    return UnknownFit(rna[:, :-1], rna[:, -1], profile)
+        rna = _solve(bulk, signature, profile, allowed, depth, known, anchor_weight)
+    share = rna[:, -1:]
+    among = rna[:, :-1] / (1 - share).clamp(min=1e-12)
+    among = known + (share / _FULL).clamp(max=1) * (among - known)
+    return UnknownFit(among * (1 - share), share[:, 0], profile)
 
 
 def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> Tensor:
     """First guess of the unknown share: what the genes whose residuals vary most have in common."""
     expressed = allowed & (bulk.amax(dim=0) > _FLOOR)
+    if (found := int(expressed.sum())) < _MIN_GENES:
+        raise ValueError(
+            f"an unknown component is found by genes that are expressed and no markers of the types; found {found}, "
+            f"expected at least {_MIN_GENES}. Use more genes, or no unknown."
+        )
     residual = torch.log(bulk + _FLOOR) - torch.log(fitted + _FLOOR)
     residual = residual - residual[:, expressed].median(dim=1, keepdim=True).values
     varied = residual.std(dim=0).masked_fill(~expressed, 0).argsort(descending=True, stable=True)[:n_genes]

@@ -71,7 +71,7 @@ def diagnose(
       the reference lacks raises it, by less than its own share, because what it has in common with the known types is
       given to them, and what all samples share goes into the gene factor;
     - ``unknown``: fraction of RNA of what varies between samples beyond the known types, as with
-      ``deconvolve(unknown=True)``; missing below six samples, from which it cannot be learned;
+      ``deconvolve(unknown=True)``; missing below six samples or 20 expressed genes that are no markers;
     - ``disagreement``: half the summed absolute difference of the network's and the regression's fractions of RNA;
     - ``zeros``: share of the genes without reads;
     - ``flagged``: whether one of them is beyond its limit; ``verdict``: the same in words.
@@ -220,13 +220,13 @@ def _explain(module, found) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _unknown(module, found) -> np.ndarray:
-    """Fraction of RNA that varies between samples and belongs to no type; NaN where samples are too few."""
+    """Fraction of RNA that varies between samples and belongs to no type; NaN where samples or genes are too few."""
     from ..models.hpvade._deconvolve import find_unknown
-    from ..solvers import MIN_SAMPLES
 
-    if len(found.rna) < MIN_SAMPLES:
+    try:
+        return _array(find_unknown(module, found).unknown)
+    except ValueError:
         return np.full(len(found.rna), np.nan)
-    return _array(find_unknown(module, found).unknown)
 
 
 def _share_of_zeros(found) -> np.ndarray:
