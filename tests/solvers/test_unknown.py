@@ -61,3 +61,28 @@ def test_too_few_samples():
     signature, bulk, _, _ = cohort(n=5)
     with pytest.raises(ValueError, match="found 5, expected at least 6"):
         unknown_component(torch.from_numpy(bulk), torch.from_numpy(signature))
+
+
+def test_samples_without_unknown_are_solved_as_if_there_were_none():
+    signature, bulk, _, _ = cohort()
+    bulk, signature = torch.from_numpy(bulk), torch.from_numpy(signature)
+    genes = marker_genes(signature)
+    own = robust(bulk[:, genes], signature[genes]).rna_proportions
+    other = torch.from_numpy(np.random.default_rng(3).dirichlet(np.ones(4), len(bulk))).float()
+    for known, options in ((own, {}), (other, {"known": other})):
+        for more in ({}, {"n_samples": 12}):
+            fit = unknown_component(bulk, signature, **options, **more)
+            none = fit.unknown == 0
+            assert none.any() and not none.all()
+            np.testing.assert_allclose(fit.rna_proportions[none], known[none], atol=1e-6)
+    # and the answer goes over to the one with the unknown in proportion: a small share moves little
+    among = fit.rna_proportions / (1 - fit.unknown[:, None])
+    moved = (among - other).abs().amax(dim=1)
+    assert (moved <= (fit.unknown / 0.05).clamp(max=1) + 1e-6).all()
+
+
+@pytest.mark.parametrize("n_genes", [10, 24, 60])
+def test_too_few_genes(n_genes):
+    signature, bulk, _, _ = cohort(n_genes=n_genes)
+    with pytest.raises(ValueError, match=r"found \d+, expected at least 20. Use more genes, or no unknown"):
+        unknown_component(torch.from_numpy(bulk), torch.from_numpy(signature))

@@ -244,6 +244,27 @@ def test_unknown_share_of_a_type_that_the_reference_lacks(planted, fit):
     assert "unknown" not in model.deconvolve(bulk)  # on request only
 
 
+def test_samples_without_unknown_keep_their_known_types(planted, fit):
+    model, bulk, _ = missing_type(planted, fit)
+    for options in ({}, {"fractions": "rna"}, {"prior": "network"}):
+        with_it = model.deconvolve(bulk.copy(), unknown=True, **options)
+        without = model.deconvolve(bulk.copy(), **options)
+        none = (with_it["unknown"] == 0).to_numpy()
+        assert none.any() and not none.all()
+        np.testing.assert_allclose(with_it.loc[none, model.cell_types], without[none], atol=1e-6)
+
+
+def test_genes_too_few_for_an_unknown_are_said(planted, fit, unchanged):
+    """A panel of markers has nothing beside them; `tl.diagnose` then goes without the column."""
+    reference, bulk = planted(n_genes=40, n_samples=8)
+    model = fit(reference, 1)
+    with unchanged(bulk), pytest.raises(ValueError, match=r"found \d+, expected at least 20. Use more genes"):
+        model.deconvolve(bulk, unknown=True)
+    hp.tl.diagnose(bulk, model, n_simulated=10)
+    assert bulk.obs["hpvade_qc_unknown"].isna().all()
+    assert bulk.obs["hpvade_qc_residual"].notna().all()
+
+
 def test_unknown_where_it_cannot_be_found(trained, literal, unchanged):
     with unchanged(trained.bulk):
         with pytest.raises(ValueError, match="refine=True"):
