@@ -8,7 +8,7 @@
 - duplicates: how far any fraction moves when every sample of a cohort is there 2 or 5 times (`hp.tl.solve`).
 - rows: accuracy of `hp.tl.solve` on the development rows and the retina pair, beside NNLS and the constant.
 - stored: samples solved one by one, without a factor and with one stored from the cohort's other samples or from
-  another cohort (`hpvade.solvers.platform_factor`), beside the whole cohort at once.
+  each of two other cohorts (`hpvade.solvers.platform_factor`; mean score), beside the whole cohort at once.
 
 The solvers are deterministic; reads are drawn with the number of the type as seed.
 """
@@ -148,12 +148,14 @@ def stored(folder: Path) -> pd.DataFrame:
                 [problem.fit([i], *problem.factor([j for j in range(n) if j != i])) for i in range(n)]
             ),
         }
+        scores = {name: problem.score(rna) for name, rna in answers.items()}
+        others = []
         for other in cohorts:
             if other != cohort:
                 source = data[other, reference]
                 found = [x.reindex(problem.genes) for x in source.factor(range(len(source.shares)))]
-                answers[f"stored, {other}"] = torch.cat([problem.fit([i], *found) for i in range(n)])
-        scores = {name: problem.score(rna) for name, rna in answers.items()}
+                others.append(problem.score(torch.cat([problem.fit([i], *found) for i in range(n)])))
+        scores["stored, other cohorts"] = pd.DataFrame(others).mean().to_dict()
         records[problem.row.name] = {
             f"{metric}, {name}": value[metric] for metric in ("r", "RMSE") for name, value in scores.items()
         }
