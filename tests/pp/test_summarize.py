@@ -22,10 +22,9 @@ def test_rows_are_the_sums_of_their_cells(adata, kind, unchanged):
         sums = hp.pp.summarize(adata, "cell_type", sample_key="donor", study_key="study")
     assert list(sums.obs.columns) == ["study", "donor", "cell_type", "n_cells"]
     assert sums.obs["n_cells"].sum() == adata.n_obs
-    for row, (study, donor, name, n) in zip(sums.X.toarray(), sums.obs.itertuples(index=False), strict=True):
-        own = (
-            (adata.obs["study"] == study) & (adata.obs["donor"] == donor) & (adata.obs["cell_type"] == kind_)
-        ).to_numpy()
+    keys = ["study", "donor", "cell_type"]
+    for row, group, n in zip(sums.X.toarray(), sums.obs[keys].to_numpy(), sums.obs["n_cells"], strict=True):
+        own = (adata.obs[keys].astype(str) == group).all(axis=1).to_numpy()
         assert n == own.sum() > 0
         np.testing.assert_allclose(row, X[own].sum(axis=0))
     assert sums.obs_names.is_unique and sums.var_names.equals(adata.var_names)
