@@ -20,8 +20,8 @@ import scvi
 from _cohorts import BLOOD, Row, rows, shipped
 
 import hpvade as hp
-from hpvade.models.hpvade import _scvi_module
 from hpvade.evaluation import _metrics as metrics
+from hpvade.models.hpvade import _scvi_module
 from hpvade.tl import compare
 
 BEST = {
@@ -93,13 +93,13 @@ def ablations(row: Row, model: hp.HPVADE) -> dict[str, pd.Series]:
         found["1,000 genes by spread"] = score(row, model)[0].iloc[0]
     finally:
         _scvi_module.marker_genes = choose
-    ratio, learned = model.module.size_ratio.clone(), model.module.log_S.data.clone()
+    ratio, learned = model.module.size_ratio.clone(), model.module.log_change.data.clone()
     model.module.size_ratio.fill_(1.0)
     found["UMI cell sizes only"] = score(row, model)[0].iloc[0]
     model.module.size_ratio.copy_(ratio)
-    model.module.log_S.data.copy_(model.module.log_S_ref)
+    model.module.log_change.data.zero_()
     found["signature not trained"] = score(row, model)[0].iloc[0]
-    model.module.log_S.data.copy_(learned)
+    model.module.log_change.data.copy_(learned)
     return found
 
 

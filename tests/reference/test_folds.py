@@ -1,10 +1,22 @@
 """Folds of the reference: who is held out, and what the others say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from hpvade.reference._folds import _assign, folds
+from hpvade.reference._folds import N_FOLDS, assign_folds, folds
+from hpvade.reference._signature import sum_chunks
+
+
+def folds_of(X, types, donors, cells, **options):
+    """Folds of some cells, in chunks that do not cross them."""
+    fold = np.zeros(len(types), dtype=int)
+    fold[cells] = assign_folds(types[cells], donors[cells])
+    chunks = sum_chunks(X, types, donors * N_FOLDS + fold, 3, np.random.default_rng(0), indices=cells)
+    of = chunks.donors % N_FOLDS
+    return list(folds(replace(chunks, donors=chunks.donors // N_FOLDS), of, **options))
 
 
 @pytest.fixture
@@ -19,7 +31,7 @@ def reference():
 
 def test_donors_are_held_out_whole_and_judged_by_the_others(reference):
     X, types, donors = reference
-    found = list(folds(X, types, donors, 3, np.arange(600), n_samples=20))
+    found = folds_of(X, types, donors, np.arange(600), n_samples=20)
     assert len(found) == 4
     mean = np.array(
         [
@@ -48,7 +60,7 @@ def test_bulk_is_made_of_held_out_cells(reference):
     """Gene 3 has counts in donor 2 alone: only that fold's bulk has them, and its signature has none."""
     X, types, donors = reference
     X = X.multiply((np.arange(4) != 3) | (donors == 2)[:, None]).tocsr()
-    held_out = [fold for fold in folds(X, types, donors, 3, np.arange(600)) if fold.bulk[:, 3].sum() > 0]
+    held_out = [fold for fold in folds_of(X, types, donors, np.arange(600)) if fold.bulk[:, 3].sum() > 0]
     assert len(held_out) == 1
     assert held_out[0].mean_counts[3].sum() == 0
 
@@ -56,7 +68,7 @@ def test_bulk_is_made_of_held_out_cells(reference):
 @pytest.mark.parametrize("n_donors", [1, 2])
 def test_few_donors_are_split_by_cells(reference, n_donors):
     X, types, donors = reference
-    fold = _assign(types, donors % n_donors, np.random.default_rng(0))
+    fold = assign_folds(types, donors % n_donors)
     for k in range(3):
         sizes = np.bincount(fold[types == k], minlength=5)
         assert sizes.max() - sizes.min() <= 1
@@ -65,7 +77,7 @@ def test_few_donors_are_split_by_cells(reference, n_donors):
 def test_a_type_of_one_donor_is_not_judged(reference):
     X, types, donors = reference
     keep = np.flatnonzero((types != 1) | (donors == 0))
-    found = list(folds(X, types, donors, 3, keep))
+    found = folds_of(X, types, donors, keep)
     for fold in found:
         assert list(fold.judged) == [True, False, True]
         assert np.isnan(fold.log_size[1]) and (fold.mean_counts.sum(axis=0) > 0).all()
@@ -73,7 +85,7 @@ def test_a_type_of_one_donor_is_not_judged(reference):
 
 def test_donors_without_a_common_type_are_split_by_cells():
     types = np.repeat(np.arange(4), 50)
-    assert (np.bincount(_assign(types, types, np.random.default_rng(0))) == 40).all()
+    assert (np.bincount(assign_folds(types, types)) == 40).all()
 
 
 def test_other_cells_are_not_read(reference):
@@ -81,6 +93,6 @@ def test_other_cells_are_not_read(reference):
     few = np.arange(300)
     spoilt = X.copy()
     spoilt[300:] = 1000
-    a, b = (next(iter(folds(x, types, donors, 3, few))) for x in (X, spoilt))
+    a, b = (folds_of(x, types, donors, few)[0] for x in (X, spoilt))
     np.testing.assert_array_equal(a.bulk, b.bulk)
     np.testing.assert_array_equal(a.mean_counts, b.mean_counts)

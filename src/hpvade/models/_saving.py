@@ -169,8 +169,11 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
     """Copy saved tensors into a module; ValueError when names, shapes or dtypes do not fit.
 
     Buffers that a class names in ``new_buffers`` came after its first version: where absent, they stay as they are.
+    A class may have ``upgrade``, which turns tensors of earlier versions into today's.
     """
     state = module.state_dict()
+    if hasattr(module, "upgrade"):
+        tensors = module.upgrade(dict(tensors))
     tensors = {name: state[name] for name in getattr(module, "new_buffers", ())} | tensors
 
     def show(tensor) -> str:

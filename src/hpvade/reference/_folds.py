@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..simulate import ChunkSums
 from ..train._splitter import MIN_DONORS
 from ._mixtures import BulkSimulation
-from ._signature import reference_signature, sum_chunks
+from ._signature import reference_signature
 
 _SEED = 20150521
-_N_FOLDS = 5
+N_FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +38,17 @@ class Fold:
     log_size: np.ndarray
 
 
-def folds(
-    X, types: np.ndarray, donors: np.ndarray, n_types: int, indices: np.ndarray, *, n_samples: int = 60
-) -> Iterator[Fold]:
-    """Up to five folds: of whole donors where three or more share most types, else of the cells within each type.
+def folds(chunks: ChunkSums, fold: np.ndarray, *, n_samples: int = 60) -> Iterator[Fold]:
+    """Go over the folds: each one's cells mixed into bulk, and the signature of the others.
 
-    `X` (cells x genes) is read once; `types` and `donors` are codes (cells,), `indices` the cells to use. The random
+    `fold` (chunks,) says where each chunk belongs, see `assign_folds`; no chunk may hold cells of two. The random
     numbers are fixed, so that no other stream of them moves.
     """
-    rng = np.random.default_rng(_SEED)
-    fold = np.zeros(len(types), dtype=np.int64)
-    fold[indices] = _assign(types[indices], donors[indices], rng)
-    chunks = sum_chunks(X, types, donors * _N_FOLDS + fold, n_types, rng, indices=indices)  # no chunk crosses folds
-    of = chunks.donors % _N_FOLDS
+    rng, n_types = np.random.default_rng(_SEED), chunks.n_types
     composition = np.bincount(chunks.types, weights=chunks.n_cells, minlength=n_types)
-    for f in np.unique(of):
-        held_out, others = chunks.select_chunks(of == f), chunks.types[of != f]
-        rest = chunks.select_chunks((of != f) | ~np.isin(chunks.types, others))
+    for f in np.unique(fold):
+        held_out, others = chunks.select_chunks(fold == f), chunks.types[fold != f]
+        rest = chunks.select_chunks((fold != f) | ~np.isin(chunks.types, others))
         judged = np.isin(np.arange(n_types), held_out.types) & np.isin(np.arange(n_types), others)
         drawn = BulkSimulation(noise=None).draw(held_out, composition / composition.sum(), n_samples, rng)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -62,16 +57,21 @@ def folds(
         yield Fold(drawn["bulk"], drawn["rna_proportions"], mean_counts, judged, log_size)
 
 
-def _assign(types: np.ndarray, donors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fold of every cell."""
+def assign_folds(types: np.ndarray, donors: np.ndarray) -> np.ndarray:
+    """Fold of every cell (cells,), from 0: up to five.
+
+    Folds are of whole donors where three or more share most types, else of the cells within each type. `types` and
+    `donors` are codes (cells,). The random numbers are fixed.
+    """
+    rng = np.random.default_rng(_SEED)
     names, code = np.unique(donors, return_inverse=True)
     n_donors = np.bincount(np.unique(np.stack([types, code]), axis=1)[0])
     if len(names) >= MIN_DONORS and np.median(n_donors[n_donors > 0]) > 1:
-        return (rng.permutation(len(names)) % _N_FOLDS)[code]
+        return (rng.permutation(len(names)) % N_FOLDS)[code]
     fold = np.empty(len(types), dtype=np.int64)
     for k in np.unique(types):
         cells = np.flatnonzero(types == k)
-        fold[rng.permutation(cells)] = np.arange(len(cells)) % _N_FOLDS
+        fold[rng.permutation(cells)] = np.arange(len(cells)) % N_FOLDS
     return fold
 
 

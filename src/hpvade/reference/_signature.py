@@ -1,6 +1,7 @@
 """The reference, summarised in one pass: chunk sums, signatures, RNA content, informative genes."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,7 @@ def sum_chunks(
     indices: np.ndarray | None = None,
     chunk_size: int = 10,
     max_chunks: int = 2000,
+    also: Callable[[slice, sparse.csr_matrix], None] | None = None,
 ) -> ChunkSums:
     """Sum the counts of random disjoint groups of cells, each of one donor and type, in one pass over the rows.
 
@@ -66,6 +68,8 @@ def sum_chunks(
         Cells to use; all when None.
     chunk_size, max_chunks
         See `hpvade.simulate.assign_chunks`.
+    also
+        Called with every block of rows, for what else one pass over the rows can tell.
     """
     indices = np.arange(len(types)) if indices is None else np.sort(indices)
     chunk = np.full(len(types), -1)
@@ -73,6 +77,8 @@ def sum_chunks(
     n_chunks = chunk.max() + 1
     counts = np.zeros((n_chunks, X.shape[1]), dtype=np.float32)
     for rows, block in iter_rows(X):
+        if also is not None:
+            also(rows, block)
         of = chunk[rows]
         used = np.flatnonzero(of >= 0)
         member = sparse.csr_matrix((np.ones(len(used)), (of[used], used)), shape=(n_chunks, len(of)))

@@ -7,6 +7,8 @@ from scipy import sparse
 
 from ._chunks import ChunkSums
 
+_MANY = 10  # counts
+
 
 @dataclass(frozen=True)
 class Mixtures:
@@ -111,8 +113,13 @@ def draw_mixtures(
     else:
         log_size = rng.normal(0, noise.size_sd, chunks.n_types)
         molecules = molecules * np.exp(log_size)
-        dense = chunks.counts.toarray() if sparse.issparse(chunks.counts) else chunks.counts
-        expected = weights.toarray() @ (dense * _type_effects(chunks, log_size, noise, rng))
+        weights = weights.toarray()
+        expected = np.zeros((len(weights), chunks.counts.shape[1]), dtype=np.float32)
+        for kind, effect in enumerate(_type_effects(chunks, log_size, noise, rng)):
+            own = slice(*np.searchsorted(chunks.types, [kind, kind + 1]))  # chunks are sorted by type
+            mixed = weights[:, own] @ chunks.counts[own]
+            mixed *= effect
+            expected += mixed
         counts = _sequence(expected, molecules.sum(axis=1), noise, rng)
     return Mixtures(
         np.asarray(counts, dtype=np.float32), n_drawn / n_cells, molecules / molecules.sum(axis=1, keepdims=True)
@@ -152,10 +159,10 @@ def _chunk_weights(
 def _type_effects(
     chunks: ChunkSums, log_size: np.ndarray, noise: PlatformNoise, rng: np.random.Generator
 ) -> np.ndarray:
-    """Factor per chunk and gene: RNA content of its type times the type's unseen state."""
+    """Factors (types x genes): RNA content of a type times its unseen state."""
     n_genes = chunks.counts.shape[1]
     state = rng.standard_normal((chunks.n_types, n_genes), dtype=np.float32) * np.float32(noise.type_sd)
-    return np.exp(state + log_size[:, None].astype(np.float32))[chunks.types]
+    return np.exp(state + log_size[:, None].astype(np.float32))
 
 
 def _sequence(
@@ -171,5 +178,20 @@ def _sequence(
     np.exp(residual, out=residual)
     residual *= expected
     residual *= depth[:, None].astype(np.float32)
-    residual *= rng.standard_gamma(1 / phi, (n_samples, n_genes), dtype=np.float32) * np.float32(phi)
-    return rng.poisson(residual)
+    return _negative_binomial(residual, phi, rng)
+
+
+def _negative_binomial(mean: np.ndarray, phi: float, rng: np.random.Generator) -> np.ndarray:
+    """Counts of variance mean + phi mean^2; where they are many, by the cube of a normal variable.
+
+    The cube has the mean and variance of a gamma variable (Wilson and Hilferty, PNAS 17, 1931), and few whole numbers
+    separate that from the counts.
+    """
+    few = mean <= (_MANY if phi <= 0.1 else np.inf)
+    variance = np.float32(phi) + 1 / np.maximum(mean, 1)  # of counts / mean
+    counts = rng.standard_normal(mean.shape, dtype=np.float32)
+    counts *= np.sqrt(variance) / 3
+    counts += 1 - variance / 9
+    counts = np.rint(mean * counts * counts * counts)
+    counts[few] = rng.poisson(mean[few] * rng.standard_gamma(1 / phi, few.sum(), dtype=np.float32) * phi)
+    return counts

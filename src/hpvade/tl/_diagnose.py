@@ -212,7 +212,7 @@ def _explain(module, found) -> tuple[pd.DataFrame, pd.DataFrame]:
         {
             "residual": _array(found.fit.residual),
             "unexplained": np.concatenate(unexplained),
-            "disagreement": np.abs(by_network - rna).sum(axis=1) / 2,
+            "disagreement": np.abs(by_network - rna).sum(axis=1) / 2 if module.network_trained else np.nan,
         }
     )
     genes = {"excess": excess, "log2_ratio": log_ratio / np.log(2), "informative": informative}
@@ -270,7 +270,7 @@ def _conditioning(model, found) -> dict:
 def _gene_factor(module, found) -> dict:
     """Spread of the cohort's log gene factor, and the share of it that differences between types explain."""
     factor = _array(found.fit.gene_factor)
-    log_profile = np.log(_array(module.signature()))[_array(found.genes).astype(int)]
+    log_profile = np.log(_array(module.signature()) + 1e-3)[_array(found.genes).astype(int)]
     X = np.column_stack([np.ones(len(factor)), log_profile - log_profile.mean(axis=1, keepdims=True)])
     left = factor - X @ np.linalg.lstsq(X, factor, rcond=None)[0]
     free = len(factor) - np.linalg.matrix_rank(X)

@@ -134,7 +134,8 @@ def solve(
         profiles = _read_cells(reference, method, of_cells)
     umi = profiles.mean_counts.sum(axis=0)
     sizes = cell_sizes(profiles.types, umi, cell_size)
-    if fractions == "cell" and cell_size in ("umi", "pooled") and np.ptp(umi) < 1e-3 * umi.mean():
+    of_one_total = np.ptp(umi) < 1e-3 * umi.mean()
+    if fractions == "cell" and cell_size in ("umi", "pooled") and of_one_total:
         warnings.warn(
             f"Every column of the signature sums to {umi.mean():.4g}: RNA content per cell is not in it, and "
             f"cell_size={cell_size!r} takes all types as equal in it. Pass mean counts per cell, or sizes as a dict.",
@@ -152,7 +153,9 @@ def solve(
             UserWarning,
             stacklevel=2,
         )
-    rna, baseline = _run(method, aligned.values, profiles, chosen, present, device, options)
+    rna, baseline = _run(
+        method, aligned.values, profiles, chosen, present, sizes if of_one_total else umi, device, options
+    )
 
     def table(x: np.ndarray) -> pd.DataFrame:
         return closed(pd.DataFrame(x, index=bulk.obs_names.copy(), columns=profiles.types))
@@ -305,11 +308,15 @@ def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
     return marker_genes(share, torch.from_numpy(allowed)).numpy()
 
 
-def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, device, options) -> tuple:
-    """Fractions of RNA by the solver, and cells by plain NNLS on all genes; both (samples x types)."""
+def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, content, device, options) -> tuple:
+    """Fractions of RNA by the solver, and cells by plain NNLS on all genes; both (samples x types).
+
+    `content` (types,) is the RNA content per cell with which equal numbers of cells become a prior.
+    """
     import torch
 
     from .. import solvers
+    from ..models.hpvade._deconvolve import PRIOR_WEIGHT
 
     total = values.sum(axis=1, keepdims=True)
     smallest = np.where(values > 0, values, np.inf).min(axis=1)  # one count, in any scaling of counts
@@ -322,7 +329,13 @@ def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, 
         arguments.append(torch.from_numpy(profiles.variance).to(device)[index])
     if method == "robust":
         depth = (total[:, 0] / smallest).clip(max=_MAX_DEPTH)
-        options = options | {"depth": torch.from_numpy(depth).to(device)}
+        # as the model: drawn to equal numbers of cells where no gene decides
+        equal = torch.from_numpy(content / content.sum()).to(device).expand(len(shares), -1)
+        options = {
+            "anchor": equal,
+            "anchor_weight": PRIOR_WEIGHT,
+            "depth": torch.from_numpy(depth).to(device),
+        } | options
     found = getattr(solvers, method)(*arguments, **options)
     rna = found.rna_proportions if method == "robust" else found
     return rna.double().cpu().numpy(), baseline.cpu().numpy()

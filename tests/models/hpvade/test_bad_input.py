@@ -282,7 +282,7 @@ OPTIONS = {
     "train_size": ({"train_size": 1.5}, ValueError, "train_size=1.5"),
     "sizes": ({"train_size": 0.9, "validation_size": 0.5}, ValueError, "sum to at most 1"),
     "stopping": ({"train_size": 1.0}, ValueError, "early_stopping=True needs validation cells"),
-    "epochs": ({"max_epochs": 0}, ValueError, "max_epochs is 0; expected at least 1"),
+    "epochs": ({"max_epochs": -1}, ValueError, "max_epochs is -1; expected at least 1"),
     "batch_size": ({"batch_size": 0}, ValueError, "batch_size=0; expected"),
     "n_cells": ({"simulation_kwargs": {"n_cells": 0}}, ValueError, "n_cells is 0; expected at least one"),
     "alpha": ({"simulation_kwargs": {"alpha": -1.0}}, ValueError, "alpha is -1.0; expected a positive"),

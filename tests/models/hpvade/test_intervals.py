@@ -39,7 +39,7 @@ def test_scale_and_sizes_are_those_of_the_folds(trained):
     centre = torch.eye(4).double() - fit.rna_proportions.double()[:, :, None]
     sd = torch.diagonal(centre @ fit.covariance @ centre.transpose(1, 2), dim1=1, dim2=2).sqrt()
     truth = (fit.rna_proportions + 1.645 * c * sd).detach()
-    mean_counts = (module.log_S_ref.exp() - 1e-3).detach().double().numpy()
+    mean_counts = module.mean_counts.double().numpy()
     judged = np.array([True, True, True, False])
     folds = [Fold(bulk.clone(), truth, mean_counts, judged, np.where(judged, row, np.nan) + 1) for row in size]
     scale, size_sd = reference_uncertainty(module, folds)

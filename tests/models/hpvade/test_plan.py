@@ -63,6 +63,8 @@ def batch(factor=1.0):
 
 def test_total_is_both_streams_and_parts_are_logged(plan):
     loss = plan.training_step(batch(), 0)
+    assert "train_loss" not in plan.logged  # once an epoch
+    plan.on_train_epoch_end()
     assert float(loss.detach()) == 2 * 4 + 3 * 2
     assert plan.logged["train_loss"] == 14 and plan.logged["part_train"] == 2
     loss.backward()
@@ -80,8 +82,20 @@ def test_gradient_shares_once_per_epoch(plan):
     assert not any(name.startswith("gradient_share") for name in plan.logged)
 
 
+def test_means_are_over_the_steps_of_an_epoch(plan):
+    for factor in (1.0, 3.0):
+        plan.training_step(batch(factor), 0)
+    plan.on_train_epoch_end()
+    assert plan.logged["part_train"] == pytest.approx((2 + 6) / 2)
+    assert plan.logged["elbo_train"] == plan.logged["reconstruction_loss_train"] + plan.logged["kl_local_train"] == 2
+    plan.training_step(batch(5.0), 0)
+    plan.on_train_epoch_end()
+    assert plan.logged["part_train"] == 10  # the earlier epoch is gone
+
+
 def test_validation_logs_under_its_own_names(plan):
     assert plan.validation_step(batch(), 0) is None
+    plan.on_validation_epoch_end()
     assert plan.logged["validation_loss"] == 14 and plan.logged["part_validation"] == 2
     assert "train_loss" not in plan.logged
 
@@ -90,6 +104,7 @@ def test_kl_weight_is_refreshed_in_every_step(plan):
     plan.training_step(batch(), 0)
     plan._trainer.current_epoch = 2
     plan.training_step(batch(), 1)
+    plan.on_train_epoch_end()
     assert plan.module.seen == [0.25, 0.5]
     assert plan.logged["kl_weight"] == 0.5
 

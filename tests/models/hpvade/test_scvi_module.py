@@ -6,6 +6,7 @@ import torch
 from scipy.stats import nbinom
 from torch.nn.functional import softmax
 
+from hpvade.models._saving import load_tensors
 from hpvade.models.hpvade._options import PRESETS
 from hpvade.models.hpvade._scvi_module import HPVADEModule, LiteralModule
 
@@ -19,7 +20,8 @@ def make(preset="default", n_batch=1, **changes):
     module = cls(N_VARS, N_GENES, N_TYPES, n_batch, **options)
     rng = np.random.default_rng(0)
     index = np.sort(rng.permutation(N_VARS)[:N_GENES])
-    values = (index, rng.random(N_VARS), rng.gamma(1.0, 2.0, (N_VARS, N_TYPES)), [0.2, 0.3, 0.5], [1.0, 0.5, 1.5])
+    module.gene_index.copy_(torch.from_numpy(index))
+    values = (rng.random(N_VARS), rng.gamma(1.0, 2.0, (N_VARS, N_TYPES)), [0.2, 0.3, 0.5], [1.0, 0.5, 1.5])
     module.set_reference(*(torch.as_tensor(np.asarray(v)) for v in values))
     module.initialise(cells()["X"], bulk_batch(64)["bulk"])
     return module.eval()
@@ -49,7 +51,7 @@ def log1p_cp10k(x):
 def test_cell_terms_equal_numpy():
     module, batch = make(lambda_kl=0.7, lambda_proto=1.3, lambda_ref=0.4), cells()
     with torch.no_grad():
-        module.log_S += 0.1 * torch.randn(module.log_S.shape)
+        module.log_change += 0.1 * torch.randn(module.log_change.shape)
         torch.manual_seed(3)
         inference, generated, loss = module(batch, loss_kwargs={"kl_weight": 0.5})
     x = batch["X"].numpy()[:, module.gene_index].astype(float)
@@ -61,7 +63,8 @@ def test_cell_terms_equal_numpy():
     kl = 0.5 * (mean**2 + sd**2 - 1 - 2 * np.log(sd)).sum(axis=1)
     np.testing.assert_allclose(loss.kl_local["kl_local"], kl, rtol=1e-4)
 
-    S, start = (s.detach().exp().numpy()[module.gene_index].astype(float) for s in (module.log_S, module.log_S_ref))
+    start = (module.mean_counts[module.gene_index] + 1e-3).double().numpy()
+    S = start * module.log_change.detach().double().exp().numpy()
     change = np.log(S / S.sum(axis=0)) - np.log(start / start.sum(axis=0))
     proto = -(x * change.T[batch["labels"].numpy().ravel()]).sum() / x.sum()
     prior = (np.log(S / start) ** 2).mean()
@@ -79,7 +82,7 @@ def test_bulk_terms_equal_numpy():
     truth = batch["proportions"].numpy().astype(float)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     prop = (truth * (np.log(np.maximum(truth, 1e-30)) - np.log(p))).sum(axis=1).mean()
-    mixture = truth @ module.signature().detach().numpy()[module.gene_index].T
+    mixture = truth @ (module.mean_counts[module.gene_index] + 1e-3).numpy().T  # nothing is learned yet
     error = log1p_cp10k(mixture) - log1p_cp10k(batch["bulk"].numpy().astype(float))
     recon = (module.bulk_weight.numpy() * error**2).mean()
     assert float(parts["prop"]) == pytest.approx(prop, rel=1e-4)
@@ -136,12 +139,32 @@ def test_hp12_conversions_are_inverse():
     np.testing.assert_allclose(half, [[0.2, 0.8, 0.0]], atol=1e-6)
 
 
-def test_hp11_signature_is_positive_whatever_the_parameter():
+def test_hp11_signature_is_the_measured_one_times_what_training_learned():
     module = make()
-    torch.testing.assert_close(module.signature(), module.mean_counts + 1e-3)
+    torch.testing.assert_close(module.signature(), module.mean_counts, rtol=0, atol=0)
     with torch.no_grad():
-        module.log_S.normal_(0, 30)
+        module.log_change.normal_(0, 30)
     assert (module.signature() >= 0).all()
+    unseen = np.setdiff1d(np.arange(N_VARS), module.gene_index)
+    torch.testing.assert_close(module.signature()[unseen], module.mean_counts[unseen], rtol=0, atol=0)
+    expected = module.mean_counts[module.gene_index] * module.log_change.exp()
+    torch.testing.assert_close(module.signature()[module.gene_index], expected)
+
+
+def test_models_of_the_first_version_keep_what_they_learned_and_lose_their_drift():
+    """They held log S and its start for all genes; weight decay had moved the genes that no loss reaches."""
+    module = make()
+    start = (module.mean_counts + 1e-3).log()
+    learned = 0.1 * torch.randn(N_GENES, N_TYPES)
+    end = start * 0.5
+    end[module.gene_index] = start[module.gene_index] + learned
+    old = module.state_dict() | {"log_S": end, "log_S_ref": start}
+    for name in ("log_change", "network_trained"):
+        del old[name]
+    load_tensors(other := make(), old, "model.json")
+    torch.testing.assert_close(other.log_change.detach(), learned, atol=1e-5, rtol=0)
+    torch.testing.assert_close(other.signature(), module.mean_counts * other.learned())
+    assert bool(other.network_trained)
 
 
 def test_absent_genes_carry_no_weight():
@@ -232,7 +255,7 @@ def test_shared_terms_reach_the_shared_parameter():
         _, _, loss = module(cells())
         _, parts = module.bulk_losses(bulk_batch())
         parameter, terms = module.shared_terms(loss, parts)
-        assert parameter is (module.log_S if preset == "default" else module.literal.S)
+        assert parameter is (module.log_change if preset == "default" else module.literal.S)
         for name, term in terms.items():
             gradient = torch.autograd.grad(term, parameter, retain_graph=True)[0]
             assert bool(gradient.isfinite().all()), name

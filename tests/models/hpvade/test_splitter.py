@@ -30,7 +30,7 @@ def splitter_of(manager, train_size=0.75, **kwargs):
     parts = split_cells(types, donors, rng, train_size=train_size)
     genes = manager.adata.var_names.to_numpy()
     data = TrainingData(X, types, donors, 3, genes, 40, parts, rng)
-    streams = data.streams(BulkSimulation(n_cells=100, noise=None, prior={"dirichlet": 1.0}), n_cell_batches=3)
+    streams = data.streams(BulkSimulation(n_cells=100, noise=None, prior={"dirichlet": 1.0}), n_batches=10)
     splitter = TwoStreamSplitter(manager, split=parts, streams=streams, batch_size=64, **kwargs)
     splitter.setup()
     return splitter, parts, X.toarray(), types

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from hpvade.models.hpvade._training_data import TrainingData
 from hpvade.reference._mixtures import BulkSimulation
-from hpvade.reference._signature import gene_scores
+from hpvade.reference._signature import gene_scores, reference_signature, sum_chunks
 from hpvade.train._splitter import torch_rng
 
 RNG = np.random.default_rng(0)
@@ -21,13 +21,34 @@ def data(n_genes=10, split=SPLIT, X=counts):
     return TrainingData(X, types, donors, 3, genes, n_genes, split, np.random.default_rng(1))
 
 
-def test_hp13_chunks_and_signature_are_those_of_training_cells():
+def test_hp13_chunks_and_signature_for_training_are_those_of_training_cells():
     training = data()
     chunks = training.train_chunks
     assert set(chunks.donors) == {0, 1} and chunks.n_cells.sum() == len(SPLIT[0])
     np.testing.assert_array_equal(chunks.counts.sum(axis=0), counts[SPLIT[0]].sum(axis=0))
     assert training.train_chunks is chunks  # read once
     np.testing.assert_allclose(training.signature.composition, np.bincount(types[SPLIT[0]]) / len(SPLIT[0]))
+
+
+def test_the_whole_signature_is_that_of_training_and_validation_cells():
+    cells = np.concatenate(SPLIT[:2])
+    expected = reference_signature(sum_chunks(counts, types, donors, 3, np.random.default_rng(0), indices=cells))
+    found = data().whole_signature
+    np.testing.assert_allclose(found.mean_counts, expected.mean_counts, rtol=1e-6)
+    np.testing.assert_allclose(found.composition, np.bincount(types[cells]) / len(cells))
+
+
+def test_the_cells_are_read_once():
+    reads = []
+
+    class Counted(sparse.csr_matrix):
+        def __getitem__(self, key):
+            reads.append(key)
+            return super().__getitem__(key)
+
+    training = data(X=Counted(counts))
+    training.streams(BulkSimulation(), 5), list(training.folds()), training.some_cells(), training.whole_signature
+    assert len(reads) == 1
 
 
 def test_genes_of_the_networks_tell_types_apart_best():
@@ -44,7 +65,7 @@ def test_genes_of_the_networks_tell_types_apart_best():
 def test_streams_are_mixtures_of_their_own_cells_on_the_chosen_genes():
     training = data()
     simulation = BulkSimulation(n_cells=50)
-    streams = training.streams(simulation, n_cell_batches=25)
+    streams = training.streams(simulation, n_batches=25)
     assert {name: len(stream) for name, stream in streams.items()} == {"train": 25, "validation": 4}
     for name, part in (("train", SPLIT[0]), ("validation", SPLIT[1])):
         stream = streams[name]
@@ -53,10 +74,6 @@ def test_streams_are_mixtures_of_their_own_cells_on_the_chosen_genes():
         np.testing.assert_allclose(stream.chunks.totals.sum(), counts[part].sum())  # RNA of all genes
         np.testing.assert_array_equal(stream.composition, training.signature.composition)
     assert streams["train"].seed is None and streams["validation"].seed is not None
-
-
-def test_small_references_still_see_ten_batches_of_bulk_per_epoch():
-    assert len(data().streams(BulkSimulation(), n_cell_batches=1)["train"]) == 10
 
 
 def test_no_validation_stream_without_validation_cells():

@@ -141,9 +141,13 @@ class CalibrationMethods:
 
         self._require_trained("calibrate")
         measured, mapping = _measured(bulk_adata, proportions, mapping, self.cell_types)
-        found = estimate(self, bulk_adata, **kwargs)
-        sizes = found.sizes * torch.exp(self.module.size_offset)  # as before any calibration
-        cells = self.module.rna_to_cells(found.rna, sizes).double().cpu().numpy()
+        earlier = self.module.size_offset.clone()
+        self.module.size_offset.zero_()  # a new calibration does not build on an earlier one
+        try:
+            found = estimate(self, bulk_adata, **kwargs)
+        finally:
+            self.module.size_offset.copy_(earlier)
+        cells = self.module.rna_to_cells(found.rna, found.sizes).double().cpu().numpy()
         table = pd.DataFrame(cells, index=bulk_adata.obs_names.astype(str), columns=self.cell_types)
         predicted, truth = compare(table[table.index.isin(measured.index)], measured, mapping)
         fitted = fit_offsets(predicted.to_numpy(), truth.to_numpy())

@@ -104,6 +104,8 @@ def estimate(
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+    if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
+        model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
     aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
     prior = _read_prior(prior, model.cell_types, bulk.obs_names)
     device = model.module.gene_index.device

@@ -29,7 +29,7 @@ def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> 
     the types, so that depth does not count.
     """
     device = module.gene_index.device
-    learned = (module.log_S - module.log_S_ref).exp()
+    learned = module.learned()
     present = torch.ones(len(learned), dtype=torch.bool, device=device)
     ratios, sizes = [], []
     for fold in folds:
@@ -37,7 +37,7 @@ def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> 
         _, depth = to_shares(shares)
         equal = torch.ones((len(shares), module.n_types), device=device)
         anchor = module.cells_to_rna(equal, module.mean_counts.sum(dim=0))
-        signature = learned * torch.from_numpy(fold.mean_counts + 1e-3).to(learned)
+        signature = learned * torch.from_numpy(fold.mean_counts).to(learned)
         _, fit = module.refine(
             shares, present, depth, anchor, anchor_weight=PRIOR_WEIGHT, covariance=True, signature=signature
         )

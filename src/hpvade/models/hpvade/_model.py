@@ -22,12 +22,13 @@ from ...io._rows import use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
 from ...reference._mixtures import BulkSimulation
+from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
 from ...solvers import robust
 from ...train._fit import check_options, fit, saved_split
 from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
-from .._base import BaseModel, VAEMethods
+from .._base import BaseModel, VAEMethods, choose_device
 from ._calibration import CalibrationMethods
 from ._deconvolve import PRIOR_WEIGHT, deconvolve
 from ._detection import DetectionMethods
@@ -40,7 +41,9 @@ from ._scvi_module import HPVADEModule, LiteralModule
 from ._splitter import TwoStreamSplitter
 from ._training_data import TrainingData
 
-_STEPS = 400  # a budget: about a minute for a few thousand cells on two cores
+# A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
+# if that is shorter, but at least ten steps, so that validation, early stopping and warm-up have epochs to work with.
+_STEPS, _EPOCHS, _MIN_STEPS = 400, 10, 10
 
 
 class HPVADE(
@@ -207,7 +210,9 @@ class HPVADE(
         Parameters
         ----------
         max_epochs
-            Most passes over the cells; about 400 optimisation steps when None, at least 10 epochs.
+            Most passes over the cells. When None, 400 optimisation steps, whatever the number of cells: of a large
+            reference the networks see a random part. 0 trains no network: signature, RNA content, folds and intervals
+            are there, :meth:`deconvolve` answers, and what needs the networks (latent space, `refine=False`) says so.
         accelerator, devices
             As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         train_size, validation_size
@@ -262,30 +267,38 @@ class HPVADE(
             split,
             rng,
         )
-        n_cell_batches = -(-len(split[0]) // batch_size)
-        streams = data.streams(simulation, n_cell_batches)
-        n_steps = max(n_cell_batches, len(streams["train"]))
-        max_epochs = int(np.clip(-(-_STEPS // n_steps), 10, 400)) if max_epochs is None else max_epochs
-        plan_defaults = {"weight_decay": 0.0}
-        if self.preset == "default":
-            plan_defaults = {"weight_decay": 1e-6, "n_epochs_kl_warmup": max(max_epochs // 10, 1)}
-            trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
-        splitter = self._data_splitter_cls(
-            self.adata_manager, split=split, streams=streams, batch_size=batch_size, **(datasplitter_kwargs or {})
-        )
-        fit(
-            self,
-            splitter,
-            initialise=None if self.is_trained_ else lambda: self._initialise(data, streams["train"]),
-            plan_kwargs=plan_defaults | (plan_kwargs or {}),
-            max_epochs=max_epochs,
-            early_stopping=early_stopping,
-            checkpoint_dir=checkpoint_dir,
-            accelerator=accelerator,
-            devices=devices,
-            ckpt_path=ckpt_path,
-            **trainer_kwargs,
-        )
+        if max_epochs == 0 and ckpt_path is None:
+            self._without_networks(split, choose_device(accelerator, devices if isinstance(devices, str) else "auto"))
+        else:
+            n_steps = max(-(-len(split[0]) // batch_size), _MIN_STEPS)  # one pass over the cells
+            if max_epochs is None:
+                n_steps = min(n_steps, max(_STEPS // _EPOCHS, _MIN_STEPS))
+                max_epochs = -(-_STEPS // n_steps)
+            streams = data.streams(simulation, n_steps)
+            plan_defaults = {"weight_decay": 0.0}
+            trainer_kwargs = {"limit_train_batches": n_steps} | trainer_kwargs
+            if self.preset == "default":
+                plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
+                trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
+            splitter = self._data_splitter_cls(
+                self.adata_manager, split=split, streams=streams, batch_size=batch_size, **(datasplitter_kwargs or {})
+            )
+            is_new = not (self.is_trained_ and self.module.network_trained)
+            fit(
+                self,
+                splitter,
+                initialise=(lambda: self._initialise(data, streams["train"])) if is_new else None,
+                plan_kwargs=plan_defaults | (plan_kwargs or {}),
+                max_epochs=max_epochs,
+                early_stopping=early_stopping,
+                checkpoint_dir=checkpoint_dir,
+                accelerator=accelerator,
+                devices=devices,
+                ckpt_path=ckpt_path,
+                **trainer_kwargs,
+            )
+            self.module.network_trained.fill_(True)
+        self._describe(data.whole_signature)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
         self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
@@ -532,14 +545,40 @@ class HPVADE(
 
     def _initialise(self, data: TrainingData, stream) -> None:
         """Fill the module from the training cells."""
-        mean_counts = data.signature.mean_counts
-        umi = mean_counts.sum(axis=0)
-        sizes = cell_sizes(self.cell_types, umi, self.cell_size)
-        ratio = sizes / umi
-        tensors = (data.gene_index, data.gene_score, mean_counts, data.signature.composition, ratio / ratio.mean())
-        self.module.set_reference(*(torch.as_tensor(value) for value in tensors))
+        self._describe(data.signature)
+        self.module.gene_index.copy_(torch.as_tensor(data.gene_index))
         bulk = torch.cat([batch["bulk"] for batch in stream])
         self.module.initialise(data.some_cells(), bulk)
+
+    def _describe(self, signature: Signature) -> None:
+        """Tell the module what cells say about the types."""
+        umi = signature.mean_counts.sum(axis=0)
+        ratio = cell_sizes(self.cell_types, umi, self.cell_size) / umi
+        score = gene_scores(signature.mean_counts, np.asarray(self.get_var_names()))
+        tensors = (score, signature.mean_counts, signature.composition, ratio / ratio.mean())
+        self.module.set_reference(*(torch.as_tensor(value) for value in tensors))
+
+    def _without_networks(self, split: tuple[np.ndarray, np.ndarray, np.ndarray], device: torch.device) -> None:
+        """Count as trained on `split` without a step."""
+        self.train_indices, self.validation_indices, self.test_indices = split
+        self.history_ = self.history_ or {}
+        self.is_trained_ = True
+        self.to_device(device)
+        self.module.eval()
+
+    def _make_data_loader(self, *args, **kwargs):
+        """Minibatches of cells, which only the networks read."""
+        if self.is_trained_:
+            self._require_networks("what is read from cells, such as the latent space,")
+        return super()._make_data_loader(*args, **kwargs)
+
+    def _require_networks(self, what: str) -> None:
+        """Raise RuntimeError when training had no step."""
+        self._require_trained(what)
+        if not self.module.network_trained:
+            raise RuntimeError(
+                f"{what} needs the networks, which train(max_epochs=0) left as they were. Call `model.train()` first."
+            )
 
     def _codes(self, key: str) -> np.ndarray:
         return self.adata_manager.get_from_registry(key).ravel().astype(np.int64)

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
 
 from ...nn._blocks import dead_unit_share, hidden_layers
+from ...nn._likelihood import nb_log_likelihood
 from ...nn._normalize import Standardizer, log1p_cp10k
 from ...solvers import RobustFit, marker_genes, robust
 from ._module import HP_VADE
@@ -39,10 +40,16 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
+        self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
+
+    @staticmethod
+    def upgrade(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a model saved by an earlier version, under today's names."""
+        return {"network_trained": torch.tensor(True)} | tensors
 
     @torch.no_grad()
-    def set_reference(self, gene_index, gene_score, mean_counts, composition, size_ratio) -> None:
-        """Fill the buffers with what the training cells say."""
+    def set_reference(self, gene_score, mean_counts, composition, size_ratio) -> None:
+        """Fill the buffers with what the cells say: those for training before it, all of them after it."""
         for name, value in locals().items():
             if name != "self":
                 getattr(self, name).copy_(value)
@@ -75,9 +82,10 @@ class HPVADEModule(DeconvolutionModule):
     r"""The default engine: a count VAE over cells, a signature in linear space, a scale-free proportion network.
 
     Cells: q(z|x) from standardised log1p cp10k, counts negative binomial around library x softmax decoder.
-    Signature: :math:`S = \exp(\log S)`, mean counts per cell, trained by the multinomial likelihood of the
-    counts of cells of its type, by the simulated bulk at its true fractions, and a prior around the donor-averaged
-    start.
+    Signature: :math:`S_{gk} = \bar x_{gk} \exp(\Delta_{gk})`, mean counts per cell. :math:`\bar x` is measured; the
+    change :math:`\Delta`, 0 for genes that the networks do not see, is trained by the multinomial likelihood of the
+    counts of cells of its type, by the simulated bulk at its true fractions, and a prior around 0. Training sees
+    :math:`\bar x` of the training cells, every answer that of all cells.
     Bulk: fractions of cells from a network on scale-free input, KL divergence to the realised fractions.
     Every term is a mean over genes or samples, so that the weights compare.
 
@@ -121,8 +129,8 @@ class HPVADEModule(DeconvolutionModule):
         self.decoder = hidden_layers(n_latent + n_covariates, n_hidden, 1, 0.0)
         self.profile = nn.Linear(n_hidden, n_genes)
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
-        self.log_S = nn.Parameter(torch.zeros(n_vars, n_types))
-        self.register_buffer("log_S_ref", torch.zeros(n_vars, n_types))
+        self.log_change = nn.Parameter(torch.zeros(n_genes, n_types))
+        self.register_buffer("log_S_ref", torch.zeros(n_genes, n_types))  # of the training cells, model genes
         self.register_buffer("bulk_weight", torch.ones(n_genes))
         self.bulk_input = Standardizer(n_genes, scale_free=True)
         self.bulk_hidden = hidden_layers(n_genes, n_hidden, n_layers, dropout_rate)
@@ -139,8 +147,7 @@ class HPVADEModule(DeconvolutionModule):
         bulk
             Simulated training bulk (samples x model genes).
         """
-        self.log_S_ref.copy_((self.mean_counts + 1e-3).log())
-        self.log_S.copy_(self.log_S_ref)
+        self.log_S_ref.copy_((self.mean_counts[self.gene_index] + 1e-3).log())
         cells = cells[:, self.gene_index]
         self.cell_input.fit(cells)
         self.bulk_input.fit(bulk)
@@ -149,8 +156,22 @@ class HPVADEModule(DeconvolutionModule):
         self.profile.bias.copy_((cells.mean(dim=0) + 1e-3).log())
 
     def signature(self) -> Tensor:
-        """S (all genes x types): mean counts per cell, positive."""
-        return self.log_S.exp()
+        """S (all genes x types): measured mean counts per cell times what training learned."""
+        return self.mean_counts * self.learned()
+
+    def learned(self) -> Tensor:
+        """Factors (all genes x types) that training put on the measured signature; 1 where networks do not look."""
+        return torch.ones_like(self.mean_counts).index_copy(0, self.gene_index, self.log_change.exp())
+
+    @staticmethod
+    def upgrade(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Take from models of the first version what training learned, and leave the drift of all other genes."""
+        tensors = DeconvolutionModule.upgrade(tensors)
+        if "log_S" in tensors:
+            seen = tensors["gene_index"]
+            start, end = tensors["log_S_ref"][seen], tensors.pop("log_S")[seen]
+            tensors |= {"log_S_ref": start, "log_change": end - start}
+        return tensors
 
     @auto_move_data
     def inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Tensor | Normal]:
@@ -176,14 +197,15 @@ class HPVADEModule(DeconvolutionModule):
         x = tensors["X"][:, self.gene_index]
         labels = tensors["labels"].long().flatten()
         n_genes = x.shape[1]
-        reconstruction = -generative_outputs["px"].log_prob(x).sum(dim=-1)
+        px = generative_outputs["px"]
+        reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
         kl = _kl_to_standard(inference_outputs["qz"])
         # multinomial likelihood of the counts under the type's column, against the start's: its optimum is the mean
-        change = log_softmax(self.log_S[self.gene_index], 0) - log_softmax(self.log_S_ref[self.gene_index], 0)
+        change = log_softmax(self.log_S_ref + self.log_change, 0) - log_softmax(self.log_S_ref, 0)
         # sums per type by a product: the gradient of indexing by label adds up in an order that threads decide
         counts = one_hot(labels, self.n_types).to(x.dtype).T @ x
         proto = -(counts * change.T).sum() / x.sum().clamp(min=1)
-        prior = (self.log_S - self.log_S_ref)[self.gene_index].square().mean()
+        prior = self.log_change.square().mean()
         cells = (reconstruction.mean() + kl_weight * self.lambda_kl * kl.mean()) / n_genes
         loss = cells + self.lambda_proto * proto + self.lambda_ref * prior
         return LossOutput(
@@ -206,7 +228,7 @@ class HPVADEModule(DeconvolutionModule):
             present = (torch.rand(bulk.shape[1], device=bulk.device) < kept).float()
         logits = self.logits(bulk, present)
         prop = _kl(truth, logits)
-        mixture = truth @ self.signature()[self.gene_index].T
+        mixture = truth @ (self.log_S_ref + self.log_change).exp().T
         recon = (self.bulk_weight * (log1p_cp10k(mixture) - log1p_cp10k(bulk)).square()).mean()
         monitored = _monitor(truth, logits.detach())
         if not self.training:
@@ -216,7 +238,7 @@ class HPVADEModule(DeconvolutionModule):
 
     def shared_terms(self, cells: LossOutput, bulk: dict[str, Tensor]) -> tuple[nn.Parameter, dict[str, Tensor]]:
         """The parameter that both streams train, and the weighted terms that reach it."""
-        return self.log_S, {
+        return self.log_change, {
             "proto": self.lambda_proto * cells.extra_metrics["proto"],
             "prior": self.lambda_ref * cells.extra_metrics["prior"],
             "bulk_recon": self.lambda_bulk * self.lambda_bulk_recon * bulk["bulk_recon"],

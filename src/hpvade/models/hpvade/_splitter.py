@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 from ...reference._mixtures import BulkStream
 from ...train._splitter import CellSplitter
 
+_VALIDATION_CELLS = 2000
+
 
 class TwoStreamSplitter(CellSplitter):
     """Splitter whose loaders yield ``{"cells": minibatch, "bulk": simulated bulk}``.
@@ -43,10 +45,15 @@ class TwoStreamSplitter(CellSplitter):
         return self._combine(super().train_dataloader(), self.streams["train"])
 
     def val_dataloader(self) -> CombinedLoader | None:
-        """Held-out cells and fixed mixtures of them; None without held-out cells."""
-        cells = super().val_dataloader()
-        return None if cells is None else self._combine(cells, self.streams["validation"])
+        """Held-out cells, up to 2,000 spread over all of them, and fixed mixtures, drawn once; None without cells."""
+        held_out = self.val_idx
+        try:
+            self.val_idx = held_out[:: -(-len(held_out) // _VALIDATION_CELLS) or 1]
+            cells = super().val_dataloader()
+        finally:
+            self.val_idx = held_out
+        return None if cells is None else self._combine(cells, list(self.streams["validation"]))
 
     @staticmethod
-    def _combine(cells, bulk: BulkStream) -> CombinedLoader:
+    def _combine(cells, bulk) -> CombinedLoader:
         return CombinedLoader({"cells": cells, "bulk": DataLoader(bulk, batch_size=None)}, "max_size_cycle")

@@ -1,20 +1,19 @@
 """Everything a training run reads from the reference: the split, the chunk sums, the signature, the streams."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from ...io._rows import iter_rows
-from ...reference._folds import Fold, folds
+from ...reference._folds import N_FOLDS, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
 from ...reference._signature import Signature, gene_scores, reference_signature, sum_chunks
 from ...simulate import ChunkSums
 
 _VALIDATION_SEED = 20150521
-_BULK_BATCH, _VALIDATION_BATCHES, _MIN_BATCHES = 128, 4, 10
+_BULK_BATCH, _VALIDATION_BATCHES = 128, 4
 _STATISTICS_CELLS = 2000
 
 
@@ -50,9 +49,40 @@ class TrainingData:
     rng: np.random.Generator
 
     @cached_property
+    def _read(self) -> tuple[ChunkSums, np.ndarray, np.ndarray, torch.Tensor]:
+        """All that is read from the cells, in one pass: sums of chunks, their fold and whether held out, some cells."""
+        train, validation, _ = self.split
+        cells = np.concatenate([train, validation])
+        fold, held_out = np.zeros(len(self.types), dtype=np.int64), np.zeros(len(self.types), dtype=np.int64)
+        fold[cells] = assign_folds(self.types[cells], self.donors[cells])
+        held_out[validation] = 1
+        chosen = np.zeros(len(self.types), dtype=bool)
+        chosen[self.rng.choice(train, min(len(train), _STATISTICS_CELLS), replace=False)] = True
+        kept = []
+        chunks = sum_chunks(
+            self.X,
+            self.types,
+            (self.donors * N_FOLDS + fold) * 2 + held_out,  # no chunk crosses folds or the split
+            self.n_types,
+            self.rng,
+            indices=cells,
+            also=lambda rows, block: kept.append(block[chosen[rows]].toarray()),
+        )
+        part, held_out = np.divmod(chunks.donors, 2)
+        donors, fold = np.divmod(part, N_FOLDS)
+        some = torch.from_numpy(np.concatenate(kept).astype(np.float32))
+        return replace(chunks, donors=donors), fold, held_out == 1, some
+
+    @property
+    def chunks(self) -> ChunkSums:
+        """Chunk sums of the training and validation cells on all genes."""
+        return self._read[0]
+
+    @cached_property
     def train_chunks(self) -> ChunkSums:
         """Chunk sums of the training cells on all genes."""
-        return self._chunks(self.split[0])
+        chunks, _, held_out, _ = self._read
+        return chunks.select_chunks(~held_out)
 
     @cached_property
     def signature(self) -> Signature:
@@ -60,40 +90,38 @@ class TrainingData:
         return reference_signature(self.train_chunks)
 
     @cached_property
-    def gene_score(self) -> np.ndarray:
-        """How much each gene tells types apart; see `gene_scores`."""
-        return gene_scores(self.signature.mean_counts, self.genes)
+    def whole_signature(self) -> Signature:
+        """Donor-averaged signature of the training and validation cells."""
+        return reference_signature(self.chunks)
 
     @cached_property
     def gene_index(self) -> np.ndarray:
         """Genes of the networks, in the order of the data."""
         if self.n_genes >= len(self.genes):
             return np.arange(len(self.genes))
-        return np.sort(np.argsort(-self.gene_score, kind="stable")[: self.n_genes])
+        score = gene_scores(self.signature.mean_counts, self.genes)
+        return np.sort(np.argsort(-score, kind="stable")[: self.n_genes])
 
-    def streams(self, simulation: BulkSimulation, n_cell_batches: int) -> dict[str, BulkStream]:
+    def streams(self, simulation: BulkSimulation, n_batches: int) -> dict[str, BulkStream]:
         """Streams of simulated bulk, new mixtures of training cells and fixed ones of validation cells."""
         options = {"composition": self.signature.composition, "simulation": simulation, "batch_size": _BULK_BATCH}
         train = self.train_chunks.select_genes(self.gene_index)
-        streams = {"train": BulkStream(train, n_batches=max(n_cell_batches, _MIN_BATCHES), **options)}
+        streams = {"train": BulkStream(train, n_batches=n_batches, **options)}
         if len(self.split[1]):
-            held_out = self._chunks(self.split[1]).select_genes(self.gene_index)
+            chunks, _, held_out, _ = self._read
             streams["validation"] = BulkStream(
-                held_out, n_batches=_VALIDATION_BATCHES, seed=_VALIDATION_SEED, **options
+                chunks.select_chunks(held_out).select_genes(self.gene_index),
+                n_batches=_VALIDATION_BATCHES,
+                seed=_VALIDATION_SEED,
+                **options,
             )
         return streams
 
     def folds(self) -> Iterator[Fold]:
         """Parts of the training and validation cells against the others; see `folds`."""
-        return folds(self.X, self.types, self.donors, self.n_types, np.concatenate(self.split[:2]))
+        chunks, fold, *_ = self._read
+        return folds(chunks, fold)
 
     def some_cells(self) -> torch.Tensor:
         """Counts of up to 2,000 training cells (cells x all genes), for input statistics."""
-        train = self.split[0]
-        chosen = np.zeros(len(self.types), dtype=bool)
-        chosen[self.rng.choice(train, min(len(train), _STATISTICS_CELLS), replace=False)] = True
-        blocks = [block[chosen[rows]].toarray() for rows, block in iter_rows(self.X)]
-        return torch.from_numpy(np.concatenate(blocks).astype(np.float32))
-
-    def _chunks(self, indices: np.ndarray) -> ChunkSums:
-        return sum_chunks(self.X, self.types, self.donors, self.n_types, self.rng, indices=indices)
+        return self._read[3]
