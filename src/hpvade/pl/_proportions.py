@@ -43,8 +43,8 @@ def proportions(
 
     Returns
     -------
-    The axes. More than 60 samples are drawn without gaps and names. Samples that were skipped (NaN) have no bar, and their
-    names say so.
+    The axes. More than 60 samples are drawn without gaps and names. Samples that were skipped (NaN) have no bar, and
+    their names say so.
 
     Raises
     ------

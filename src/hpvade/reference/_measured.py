@@ -209,26 +209,22 @@ def _batches(aligned: AlignedBulk, share: np.ndarray, labels: np.ndarray | None,
         if len(rows) < len(labels):
             some = {field: getattr(aligned, field)[rows] for field in ("shares", "total", "depth", "obs_names")}
             part = replace(aligned, **some)
-        if missing == "zero":
-            present = np.ones_like(aligned.present)
-        else:
-            present = aligned.present & ~_filled(part, share, lowest)
+        filled = aligned.present & False if missing == "zero" else _filled(part, lowest)
+        present = (aligned.present | (missing == "zero")) & ~filled
         yield Batch(name, part, np.flatnonzero(aligned.usable)[rows], present)
 
 
-def _filled(part: AlignedBulk, share: np.ndarray, lowest: np.ndarray) -> np.ndarray:
+def _filled(part: AlignedBulk, lowest: np.ndarray) -> np.ndarray:
     """Genes (bool) that a join filled with zeros.
 
-    Genes that every type of the reference must show prove it. Where they are many, so are the others without any read:
-    markers, whose zeros would say that a type is absent.
+    Genes that every type of the reference must show prove it. Where they are many, the others without any read are
+    taken for filled, too: among them are markers, whose zeros would say that a type is absent.
     """
     reads = part.depth.sum()
     zero = part.present & ~(part.shares > 0).any(axis=0)
     certain = part.present & (lowest >= _CERTAIN_SHARE) & (lowest * reads >= _CERTAIN_READS)
     proven = zero & certain
-    if proven.sum() < max(_FILLED * certain.sum(), 1):
-        return proven
-    return zero & (share.max(axis=1) * reads >= _CERTAIN_READS)
+    return zero if proven.sum() >= max(_FILLED * certain.sum(), 1) else proven
 
 
 def _patterns(aligned: AlignedBulk, lowest: np.ndarray) -> np.ndarray:
@@ -243,9 +239,10 @@ def _patterns(aligned: AlignedBulk, lowest: np.ndarray) -> np.ndarray:
     left = (n_lacking >= _MIN_FILLED) & (n_lacking >= _FILLED * certain.sum(axis=1))
     number = 0
     while left.any():
-        first = lacks[left.argmax()]
-        either = (lacks | first).sum(axis=1)
-        group = left & ((lacks & first).sum(axis=1) >= _ALIKE * either)
+        first = left.argmax()
+        comparable = certain & certain[first]  # a shallow sample is certain of few genes
+        both, either = lacks & lacks[first], (lacks | lacks[first]) & comparable
+        group = left & both.any(axis=1) & (both.sum(axis=1) >= _ALIKE * either.sum(axis=1))
         number += 1
         labels[group] = f"group {number}"
         left &= ~group

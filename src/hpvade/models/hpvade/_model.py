@@ -376,9 +376,9 @@ class HPVADE(
         Returns
         -------
         Samples x types, rows sum to one; NaN for samples that were skipped. The same table is written to
-        ``bulk_adata.obsm[key_added]``, fractions of RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to ``obsm[key_added + "_nnls"]``, and how they were made
-        to ``bulk_adata.uns[key_added]``, with a table ``"skipped"`` and tables ``"batches"`` and ``"batch_of"`` where
-        there are any.
+        ``bulk_adata.obsm[key_added]``, fractions of RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to
+        ``obsm[key_added + "_nnls"]``, and how they were made to ``bulk_adata.uns[key_added]``, with a table
+        ``"skipped"`` of samples and tables ``"batches"`` and ``"batch_of"`` where there are any.
 
         Raises
         ------
