@@ -29,8 +29,8 @@ def detect_units(X) -> Literal["counts", "normalized", "log"]:
     - every sample sums to a power of ten, as percentages or counts per thousand do, or all sums are equal and the tail
       is heavy (quantile-normalised logs have equal sums, too, but short tails);
     - the maximum exceeds 13.3 = log2(1e4), more than logs of counts per ten thousand can be, and the tail is heavy;
-    - the values of every sample are whole multiples of its smallest one, as scaled counts are, and spread widely
-      (rounded logs are multiples of their last digit, too, but lie close together).
+    - the values of every sample are whole multiples of its smallest one, as scaled counts are; rounded logs are
+      multiples of their last digit, too, so that values with up to four digits must also spread widely.
 
     A tail is heavy when the maximum of the typical sample is over ten times the 90 % quantile of its values above zero
     (15 to 300 on linear transcriptomes, 2 to 5 on logs of counts per million). Sums and tails are taken from up to 64
@@ -87,9 +87,11 @@ class Scan:
         room = _N_HEAD - len(self.head)
         chosen = np.flatnonzero(finite & (high > 0))[: max(room, 0)]
         self.head += list(block[chosen].astype(np.float64))
-        suspect = np.flatnonzero(finite & (high > 0) & (high <= LOGGED_MAX) & ~whole)
-        for i in np.union1d(chosen, suspect):
+        for i in chosen:
             self.spread[rows.start + i] = _upper_spread(block[i])
+        for i in np.flatnonzero(finite & (high > 0) & (high <= LOGGED_MAX) & ~whole):
+            linear = block[i].sum(dtype=np.float64) <= 1 + 1e-4 or _is_scaled_counts(block[i].astype(np.float64))
+            self.spread[rows.start + i] = np.nan if linear else _upper_spread(block[i])
 
     def leave_out(self, samples) -> None:
         """Forget some samples (index)."""
@@ -111,7 +113,8 @@ class Scan:
     def logged_among_linear(self) -> np.ndarray:
         """Samples (bool) that look logged while others are linear for sure, because they hold larger values.
 
-        Values of a logged sample are not whole, stay below 30, and lie much closer together than those of the others.
+        Values of a logged sample are not whole, stay below 30, and lie much closer together than those of the others;
+        fractions and scaled counts are linear, whatever their spread.
         """
         linear = (self.highest > LOGGED_MAX) & (self.lowest >= 0) & np.isfinite(self.spread)
         if not linear.any():
@@ -140,7 +143,12 @@ def _upper_spread(row: np.ndarray) -> float:
 
 
 def _is_scaled_counts(row: np.ndarray) -> bool:
-    """Whole multiples of the smallest value, that spread as linear values do."""
-    multiples = row[row > 0] / row[row > 0].min()
+    """Whole multiples of the smallest value; if that is 0.1 to 0.0001, as of rounded logs, spread as linear values."""
+    smallest = row[row > 0].min()
+    multiples = row[row > 0] / smallest
     small = multiples[multiples <= _MAX_MULTIPLE]
-    return len(small) >= _MULTIPLES and bool(is_integer(small).all()) and _upper_spread(row) > _SPREAD
+    if len(small) < _MULTIPLES or not is_integer(small).all():
+        return False
+    digits = -np.log10(smallest)
+    rounded = 0.5 < digits < 4.5 and abs(digits - round(digits)) < 1e-4
+    return not rounded or _upper_spread(row) > _SPREAD
