@@ -11,7 +11,7 @@ from anndata import AnnData
 from .._text import listed, warn
 from ._gene_names import explain_mismatch, refuse_duplicates
 from ._rows import iter_rows, pick_matrix
-from ._units import LOGGED_MAX, Scan
+from ._units import LOGGED_MAX, Scan, follow_logs
 
 InputType = Literal["auto", "counts", "cpm", "tpm", "fpkm", "log2", "log1p"]
 Missing = Literal["mean", "zero", "error"]
@@ -160,7 +160,7 @@ def read_bulk(
     if undo is not None:
         _refuse_not_logged(scan, name, input_type)
     scan.leave_out(bad)
-    logged = _logged_samples(scan, name, bulk.obs_names, input_type)
+    logged = _logged_samples(scan, values, name, bulk.obs_names, input_type)
     scan.leave_out(logged)
     found = _settle_units(scan, name, input_type, gene_length_key)
     if input_type == "log2" and (scan.lowest == 0).any() and np.nanmin(scan.lowest) == 0:
@@ -291,11 +291,14 @@ def _without_expression(scan: Scan, total: np.ndarray, bad: dict, input_type: st
     }
 
 
-def _logged_samples(scan: Scan, name: str, obs_names: pd.Index, input_type: str) -> dict[int, str]:
+def _logged_samples(scan: Scan, values: np.ndarray, name: str, obs_names: pd.Index, input_type: str) -> dict[int, str]:
     """Samples on a log scale among linear ones; a warning where the caller says that all are linear."""
     if input_type in _UNDO:
         return {}
-    logged = [int(i) for i in np.flatnonzero(scan.logged_among_linear())]
+    logged = np.flatnonzero(scan.logged_among_linear())
+    if len(logged):
+        logged = logged[follow_logs(values[logged], values[scan.certainly_linear()])]
+    logged = [int(i) for i in logged]
     reasons = {i: f"looks log-transformed (maximum {scan.highest[i]:.4g}) while others are linear" for i in logged}
     if logged and input_type != "auto":
         warn(

@@ -116,11 +116,15 @@ class Scan:
         Values of a logged sample are not whole, stay below 30, and lie much closer together than those of the others;
         fractions and scaled counts are linear, whatever their spread.
         """
-        linear = (self.highest > LOGGED_MAX) & (self.lowest >= 0) & np.isfinite(self.spread)
-        if not linear.any():
+        linear = self.certainly_linear()
+        if not len(linear):
             return np.zeros(len(self.highest), dtype=bool)
         low = (self.highest <= LOGGED_MAX) & (self.lowest >= 0) & ~self.whole
         return low & (self.spread < _COMPRESSED * np.median(self.spread[linear]))
+
+    def certainly_linear(self) -> np.ndarray:
+        """Index of up to 64 samples whose values are too large for logs."""
+        return np.flatnonzero((self.highest > LOGGED_MAX) & np.isfinite(self.spread))
 
     def _is_linear(self, highest: float) -> bool:
         rows = self.head
@@ -135,6 +139,21 @@ class Scan:
         equal_sums = len(sums) > 1 and np.allclose(sums, sums.mean(), rtol=1e-4)
         heavy = np.median([row.max() / np.quantile(row[row > 0], 0.9) for row in rows]) > _HEAVY_TAIL
         return bool(heavy and (equal_sums or highest > _LOGGED_CP10K_MAX))
+
+
+def follow_logs(samples: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Which samples (bool) go along with the logarithm of the others' profile rather than with the profile itself.
+
+    Both (samples x the same genes). A linear sample of one cell type may lie as close together as a logged mixture; but
+    its largest values then are those of the genes that are largest elsewhere, by their size.
+    """
+    profile = np.median(linear / np.maximum(linear.sum(axis=1, keepdims=True, dtype=np.float64), 1e-300), axis=0)
+    profile = 1e6 * profile
+    correlation = [
+        [np.corrcoef(row, other)[0, 1] if row.std() > 0 and other.std() > 0 else 0.0 for row in samples]
+        for other in (profile, np.log1p(profile))
+    ]
+    return np.asarray(correlation[1]) > np.asarray(correlation[0])
 
 
 def _upper_spread(row: np.ndarray) -> float:
