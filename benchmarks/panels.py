@@ -71,11 +71,12 @@ def panels(folder: Path, n_seeds: int) -> pd.DataFrame:
                 except ValueError:  # fewer genes than types, or a sample without a read
                     continue
                 information = np.median(left[np.triu_indices(len(left), 1)])
-                error = scores["rmse"].iloc[0] / scores["rmse"].iloc[2]
-                rows.append((information, scores["per_type_r"].iloc[0], error))
-    table = pd.DataFrame(rows, columns=["information", "per_type_r", "rmse / constant"])
+                errors = scores["rmse"] / scores["rmse"].iloc[2]
+                rows.append((information, scores["per_type_r"].iloc[0], errors.iloc[0], errors.iloc[1]))
+    columns = ["per_type_r", "rmse / constant", "nnls: rmse / constant"]
+    table = pd.DataFrame(rows, columns=["information", *columns])
     groups = table.groupby(pd.cut(table["information"], CLASSES), observed=True)
-    return groups[["per_type_r", "rmse / constant"]].median().assign(n=groups.size())
+    return groups[columns].median().assign(n=groups.size())
 
 
 def reads(folder: Path, n_seeds: int) -> pd.DataFrame:
