@@ -12,14 +12,14 @@ from ..io._bulk import AlignedBulk, few_genes, genes_found, read_bulk
 
 FLOOR = 5e-5  # share of the total below which a gene says little, as in `solvers.marker_genes`
 _FOLD = 8.0  # a gene that differs by this factor or more is one gene's worth of information
-# Over three cohorts, two references and nine kinds of panels (benchmarks/panels.py) the median per-type correlation is
-# .2 to .4 with less than three genes' worth for the median pair, .5 to .6 below ten, .6 to .7 below twenty, .8 in full.
+# Over three cohorts, two references and eight kinds of panels (benchmarks/panels.py) the median per-type correlation is
+# .2 to .5 with less than three genes' worth for the median pair, .45 to .65 below ten, .7 below forty, .8 beyond.
 LOST, SUFFERS = 3.0, 10.0
 _PARTIAL = 0.5  # a pair that keeps this share of the reference's information is not the bulk's fault
 _CERTAIN_SHARE, _CERTAIN_READS = 2e-5, 50  # expected of every type: no composition explains that there are none
 _FILLED, _MIN_FILLED, _ALIKE = 0.05, 10, 0.8
 # Variance of the regression over that of counting alone, and the concentration of compositions that a prior stands
-# for: where both meet, the error equals that of equal parts (seven references, simulated; benchmarks/panels.py).
+# for: where both meet, the error equals that of equal parts (four references, simulated; benchmarks/panels.py).
 _INEFFICIENCY, _CONCENTRATION = 3.0, 2.0
 _MANY_READS, _COUNTED = (
     1e5,
