@@ -112,3 +112,22 @@ def test_hp16_intervals_and_unknown_beside_the_proportions(run, files, model, tm
     lower, upper = (bulk.obsm[f"hpvade_proportions_{bound}"] for bound in ("lower", "upper"))
     assert (lower <= upper).all(axis=None) and list(lower.columns) == ["type_0", "type_1", "type_2"]
     assert read_table(tmp_path / "p.csv").columns[-1] == "unknown"
+
+
+def test_bad_samples_are_an_error_or_skipped(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.X = np.asarray(bulk.X.toarray() if hasattr(bulk.X, "toarray") else bulk.X, dtype=np.float32)
+    bulk.X[1] = 0
+    name = bulk.obs_names[1]
+    bulk.obs["study"] = np.where(np.arange(bulk.n_obs) % 2, "a", "b")
+    bulk.write_h5ad(tmp_path / "bad.h5ad")
+    output = ["-o", tmp_path / "p.csv"]
+    result = run("deconvolve", tmp_path / "bad.h5ad", "--model", model, *output, code=1)
+    assert f"'{name}' (no expression at all)" in result.stderr and not (tmp_path / "p.csv").exists()
+    options = ["--on-bad-sample", "skip", "--batch-key", "study"]
+    run("deconvolve", tmp_path / "bad.h5ad", "--model", model, *options, *output)
+    with pytest.warns(UserWarning, match="no expression at all"):
+        expected = hp.HPVADE.load(model).deconvolve(bulk, on_bad_sample="skip", batch_key="study")
+    table = read_table(tmp_path / "p.csv")
+    assert table.loc[name].isna().all()
+    np.testing.assert_allclose(table, expected, atol=1e-6)

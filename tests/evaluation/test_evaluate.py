@@ -255,3 +255,34 @@ def test_nnls_refuses_what_it_cannot_solve(mixtures):
 def test_tl_and_pl_import_neither_torch_nor_scvi():
     code = "import sys, hpvade.tl, hpvade.pl; sys.exit(bool({'torch', 'scvi'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_samples_without_a_prediction_are_left_out_of_every_row(cohort_without_two):
+    """Rows of NaN, as samples have that `deconvolve` skipped, in one prediction or another."""
+    bulk, kept = cohort_without_two
+    with pytest.warns(UserWarning, match="2 samples have no prediction .* left out: s1, s4") as caught:
+        scores = evaluate(bulk, prediction_key=["first", "second"])
+    assert len(caught) == 1 and caught[0].filename == __file__
+    pd.testing.assert_frame_equal(scores, evaluate(kept, prediction_key=["first", "second"]))
+    with pytest.warns(UserWarning, match="2 samples"):
+        per_type = evaluate_per_type(bulk, prediction_key=["first", "second"])
+    pd.testing.assert_frame_equal(per_type, evaluate_per_type(kept, prediction_key=["first", "second"]))
+    bulk.obsm["first"].loc["s0", "B"] = np.nan
+    with pytest.raises(ValueError, match="prediction of sample 's0' is not a finite number in column 'B'"):
+        evaluate(bulk[:1].copy(), prediction_key=["first", "second"])
+    bulk.obsm["first"][:] = np.nan
+    with pytest.raises(ValueError, match="No sample has a prediction"):
+        evaluate(bulk, prediction_key="first")
+
+
+@pytest.fixture
+def cohort_without_two():
+    """Six samples of which two predictions lack one each, and the four others."""
+    rng = np.random.default_rng(0)
+    bulk = ad.AnnData(np.ones((6, 1)), obs=pd.DataFrame(index=[f"s{i}" for i in range(6)]))
+    for key in ("proportions", "first", "second", "first_nnls"):
+        bulk.obsm[key] = pd.DataFrame(rng.dirichlet(np.ones(3), 6), index=bulk.obs_names, columns=["B", "NK", "T"])
+    kept = bulk[[0, 2, 3, 5]].copy()
+    bulk.obsm["first"].loc["s1"] = np.nan
+    bulk.obsm["second"].loc["s4"] = np.nan
+    return bulk, kept

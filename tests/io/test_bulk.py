@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hpvade.io._bulk import AlignedBulk, detect_units, read_bulk
+from hpvade.io._bulk import MAX_DEPTH, AlignedBulk, read_bulk
 
 GENES = [f"GENE{i}" for i in range(40)]
 RNG = np.random.default_rng(3)
@@ -33,6 +33,16 @@ def fingerprint(bulk):
     return matrices, bulk.obs.to_dict(), bulk.var.to_dict("list"), list(bulk.var_names), str(bulk.uns), bulk.is_view
 
 
+def linear(read: AlignedBulk) -> np.ndarray:
+    """What was read, in the bulk's units."""
+    assert read.shares.dtype == np.float32
+    return read.shares * read.total[:, None]
+
+
+def same(read: AlignedBulk, expected) -> None:
+    np.testing.assert_allclose(linear(read), expected, rtol=1e-6)
+
+
 def refuse(bulk, error, words, genes=GENES, **kwargs):
     """The call raises and leaves `bulk` as it was."""
     before = fingerprint(bulk)
@@ -51,70 +61,6 @@ def accept(bulk, genes=GENES, **kwargs) -> AlignedBulk:
     return read
 
 
-# units
-
-
-@pytest.mark.parametrize(
-    ("X", "units"),
-    [
-        (COUNTS, "counts"),
-        (COUNTS.astype(np.int64), "counts"),
-        (np.zeros((2, 3)), "counts"),
-        (TPM, "normalized"),
-        (COUNTS + np.float32(0.37), "normalized"),
-        (np.log1p(TPM), "log"),
-        (np.log2(TPM + 1), "log"),
-        (np.log10(TPM + 1), "log"),
-        (np.log2(TPM + 0.5), "log"),
-        (np.log1p(COUNTS), "log"),
-    ],
-)
-@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.csc_array])
-def test_units_of_small_matrices(X, units, make):
-    assert detect_units(make(X)) == units
-
-
-def transcriptome(n_genes=8000, n_samples=5, sd=2.3):
-    rng = np.random.default_rng(8)
-    X = rng.lognormal(0, sd, n_genes) * rng.lognormal(0, 0.3, (n_samples, n_genes))
-    X[:, rng.random(n_genes) < 0.2] = 0
-    return X / X.sum(axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize("n_samples", [1, 5])
-@pytest.mark.parametrize("total", [1.0, 100.0, 1e3, 1e4, 1e6, 1234.5])
-def test_units_do_not_depend_on_the_total_of_linear_values(total, n_samples):
-    X = transcriptome(n_samples=n_samples) * total
-    assert detect_units(X) == "normalized" or (n_samples == 1 and total == 1234.5 and X.max() < 30)
-    panel = X[:, np.argsort(X[0])[-50:]]  # few genes
-    assert detect_units(panel) == "normalized" or panel.max() < 30
-
-
-@pytest.mark.parametrize("n_samples", [1, 5])
-@pytest.mark.parametrize(
-    "log", [np.log1p, lambda x: np.log2(x + 1), lambda x: np.log10(x + 1), lambda x: np.log2(x + 1e-3)]
-)
-@pytest.mark.parametrize("total", [1e4, 1e6, 12345.6])
-def test_logs_are_told_apart(total, log, n_samples):
-    X = log(transcriptome(n_samples=n_samples) * total)
-    assert detect_units(X) == "log"
-    assert detect_units(X[:, :20]) == "log"
-
-
-def test_quantile_normalised_arrays_are_logs():
-    """Equal sums in all samples, as linear normalised values have, but a short tail."""
-    values = np.sort(np.random.default_rng(0).gamma(6, 1.3, 3000) + 2).clip(max=15)
-    X = np.stack([np.random.default_rng(seed).permutation(values) for seed in range(4)])
-    np.testing.assert_allclose(X.sum(1), X[0].sum())
-    assert detect_units(X) == "log"
-
-
-def test_low_linear_transcriptomes_are_linear_by_their_tail():
-    X = transcriptome(n_samples=5) * np.linspace(180, 220, 5)[:, None]
-    X *= 25 / X.max()
-    assert detect_units(X) == "normalized"
-
-
 # alignment
 
 
@@ -122,10 +68,11 @@ def test_hp15_genes_are_aligned_by_name():
     order = np.random.default_rng(0).permutation(60)
     permuted = bulk_of(TPM[:, order], [f"GENE{i}" for i in order])
     straight, read = accept(bulk_of(TPM)), accept(permuted)
-    assert read.values.dtype == np.float32 and read.values.shape == (6, 40)
-    np.testing.assert_array_equal(read.values, TPM[:, :40])
-    np.testing.assert_array_equal(straight.values, read.values)
-    np.testing.assert_allclose(read.totals, TPM.sum(axis=1, dtype=float), rtol=1e-6)
+    assert read.shares.shape == (6, 40)
+    same(read, TPM[:, :40])
+    np.testing.assert_array_equal(straight.shares, read.shares)
+    np.testing.assert_allclose(read.shares.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(read.total, TPM[:, :40].sum(axis=1, dtype=float), rtol=1e-6)
     assert read.present.all() and read.overlap == 1 and read.input_type == "normalized"
     assert list(read.obs_names) == [f"s{i}" for i in range(6)]
 
@@ -144,37 +91,36 @@ MATRICES = {
 @pytest.mark.parametrize("kind", MATRICES)
 def test_every_kind_of_matrix(kind):
     read = accept(bulk_of(MATRICES[kind](COUNTS)))
-    np.testing.assert_array_equal(read.values, COUNTS[:, :40])
-    np.testing.assert_array_equal(read.totals, COUNTS.sum(1))
+    same(read, COUNTS[:, :40])
     assert read.input_type == "counts"
     layered = accept(bulk_of(np.log1p(TPM), counts=MATRICES[kind](COUNTS)), layer="counts")
-    np.testing.assert_array_equal(layered.values, COUNTS[:, :40])
+    same(layered, COUNTS[:, :40])
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
 def test_backed_bulk(tmp_path, make):
     bulk_of(make(TPM)).write_h5ad(tmp_path / "bulk.h5ad")
     bulk = ad.read_h5ad(tmp_path / "bulk.h5ad", backed="r")
-    np.testing.assert_array_equal(read_bulk(bulk, GENES).values, TPM[:, :40])
-    np.testing.assert_array_equal(read_bulk(bulk[2:4], GENES).values, TPM[2:4, :40])
+    same(read_bulk(bulk, GENES), TPM[:, :40])
+    same(read_bulk(bulk[2:4], GENES), TPM[2:4, :40])
 
 
 def test_dask_bulk():
     dask_array = pytest.importorskip("dask.array")
     bulk = bulk_of(dask_array.from_array(TPM, chunks=(4, 17)))
-    np.testing.assert_array_equal(read_bulk(bulk, GENES).values, TPM[:, :40])
-    np.testing.assert_array_equal(read_bulk(bulk[1:5], GENES).values, TPM[1:5, :40])
+    same(read_bulk(bulk, GENES), TPM[:, :40])
+    same(read_bulk(bulk[1:5], GENES), TPM[1:5, :40])
 
 
 def test_a_view_is_fine():
     view = bulk_of(TPM)[[4, 1]]
     read = accept(view)
-    np.testing.assert_array_equal(read.values, TPM[[4, 1], :40])
+    same(read, TPM[[4, 1], :40])
     assert list(read.obs_names) == ["s4", "s1"] and view.is_view
 
 
 def test_one_sample():
-    np.testing.assert_array_equal(accept(bulk_of(TPM[:1])).values, TPM[:1, :40])
+    same(accept(bulk_of(TPM[:1])), TPM[:1, :40])
 
 
 # units on request
@@ -183,7 +129,7 @@ def test_one_sample():
 @pytest.mark.parametrize("input_type", ["counts", "cpm", "tpm", "fpkm"])
 def test_linear_units_are_taken_as_they_are(input_type):
     read = accept(bulk_of(TPM), input_type=input_type)
-    np.testing.assert_array_equal(read.values, TPM[:, :40])
+    same(read, TPM[:, :40])
     assert read.input_type == input_type
 
 
@@ -192,12 +138,12 @@ def test_a_linear_unit_that_looks_logged_warns():
     with pytest.warns(UserWarning, match=r"looks log-transformed \(maximum 9\.308.*input_type='tpm'") as caught:
         read = read_bulk(bulk, GENES, input_type="tpm")
     assert caught[0].filename == __file__
-    np.testing.assert_array_equal(read.values, np.log1p(TPM)[:, :40])
+    same(read, np.log1p(TPM)[:, :40])
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix])
 @pytest.mark.parametrize(
-    ("input_type", "log", "linear"),
+    ("input_type", "log", "expected"),
     [
         ("log1p", np.log1p, TPM),
         ("log2", lambda x: np.log2(x + 1), TPM),  # exact zeros: 2**x - 1
@@ -205,10 +151,9 @@ def test_a_linear_unit_that_looks_logged_warns():
         ("log2", np.log2, TPM + 0.5),  # negative logs
     ],
 )
-def test_logs_are_undone_on_request(make, input_type, log, linear):
-    read = accept(bulk_of(make(log(linear.astype(float)))), input_type=input_type)
-    np.testing.assert_allclose(read.values, linear[:, :40], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(read.totals, linear.sum(axis=1), rtol=1e-5)
+def test_logs_are_undone_on_request(make, input_type, log, expected):
+    read = accept(bulk_of(make(log(expected.astype(float)))), input_type=input_type)
+    np.testing.assert_allclose(linear(read), expected[:, :40], rtol=1e-4, atol=1e-5)
     assert read.input_type == input_type
 
 
@@ -232,8 +177,7 @@ def test_gene_lengths_divide_counts():
     expected = COUNTS / (lengths / 1e3)
     for input_type in ("auto", "counts"):
         read = accept(bulk, input_type=input_type, gene_length_key="bp")
-        np.testing.assert_allclose(read.values, expected[:, :40], rtol=1e-6)
-        np.testing.assert_allclose(read.totals, expected.sum(axis=1), rtol=1e-6)
+        same(read, expected[:, :40])
         assert read.input_type == "counts"
 
 
@@ -288,23 +232,24 @@ def test_no_samples_or_genes(shape):
 def test_negative_nan_infinite(make, gene, value):
     X = TPM.copy()
     X[3, gene] = value
-    refuse(bulk_of(make(X)), ValueError, rf"bulk\.X holds .* at obs 's3', var 'GENE{gene}'")
+    words = rf"bulk\.X has 1 of 6 samples that cannot be used: 's3' \(.* at var 'GENE{gene}'\)"
+    refuse(bulk_of(make(X)), ValueError, words)
     layered = bulk_of(TPM, raw=make(X))
-    refuse(layered, ValueError, rf"bulk\.layers\['raw'\] holds .* at obs 's3', var 'GENE{gene}'", layer="raw")
+    refuse(layered, ValueError, rf"bulk\.layers\['raw'\] has 1 .*'s3' \(.* at var 'GENE{gene}'\)", layer="raw")
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix])
 def test_all_zero_sample_is_named(make):
     X = TPM.copy()
     X[4] = 0
-    refuse(bulk_of(make(X)), ValueError, "1 samples with no expression at all: 's4'")
-    refuse(bulk_of(make(np.log2(X + 1))), ValueError, "no expression at all: 's4'", input_type="log2")
+    refuse(bulk_of(make(X)), ValueError, r"1 of 6 samples that cannot be used: 's4' \(no expression at all\)")
+    refuse(bulk_of(make(np.log2(X + 1))), ValueError, r"'s4' \(no expression at all\)", input_type="log2")
 
 
 def test_sample_without_any_model_gene_is_named():
     X = TPM.copy()
     X[2, :40] = 0
-    refuse(bulk_of(X), ValueError, "no expression of any of the model's genes: 's2'")
+    refuse(bulk_of(X), ValueError, r"'s2' \(no expression of any of the model's genes\)")
 
 
 def test_duplicate_gene_names():
@@ -314,29 +259,18 @@ def test_duplicate_gene_names():
 
 
 @pytest.mark.parametrize("missing", ["mean", "zero", "error"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.475])
-def test_below_half_of_the_genes_is_an_error(share, missing):
-    n = round(40 * share)
-    names = [f"GENE{i}" for i in range(n)] + [f"other{i}" for i in range(60 - n)]
-    words = rf"The bulk has {n} of the model's 40 genes \({share:.1%}\); at least 50% are needed.*identifiers"
-    refuse(bulk_of(TPM, names), ValueError, words, missing=missing)
+def test_no_gene_of_the_model_is_an_error(missing):
+    words = r"The bulk has 0 of the model's 40 genes \(0\.0%\).*identifiers"
+    refuse(bulk_of(TPM, [f"other{i}" for i in range(60)]), ValueError, words, missing=missing)
 
 
 @pytest.mark.parametrize("missing", ["mean", "zero"])
-@pytest.mark.parametrize("lost", [1, 20])
-def test_missing_genes_warn_once(lost, missing):
-    X, names = TPM[:, lost:], [f"GENE{i}" for i in range(lost, 60)]
-    bulk = bulk_of(X, names)
-    before = fingerprint(bulk)
-    with pytest.warns(UserWarning) as caught:
-        read = read_bulk(bulk, GENES, missing=missing)
-    assert fingerprint(bulk) == before
-    message = str(caught[0].message)
-    assert len(caught) == 1 and caught[0].filename == __file__
-    assert f"missing are {lost} ({lost / 40:.1%}), such as {GENES[: min(lost, 3)]}" in message
+@pytest.mark.parametrize("lost", [1, 20, 39])
+def test_missing_genes_are_not_present(lost, missing):
+    read = accept(bulk_of(TPM[:, lost:], [f"GENE{i}" for i in range(lost, 60)]), missing=missing)
     np.testing.assert_array_equal(read.present, np.arange(40) >= lost)
-    np.testing.assert_array_equal(read.values[:, lost:], TPM[:, lost:40])
-    assert not read.values[:, :lost].any() and read.overlap == (40 - lost) / 40
+    np.testing.assert_allclose(linear(read)[:, lost:], TPM[:, lost:40], rtol=1e-6)
+    assert not read.shares[:, :lost].any() and read.overlap == (40 - lost) / 40
 
 
 def test_missing_genes_can_be_an_error():
@@ -344,9 +278,7 @@ def test_missing_genes_can_be_an_error():
 
 
 def test_missing_genes_of_log2_stay_zero():
-    with pytest.warns(UserWarning, match="missing are 2"):
-        read = read_bulk(bulk_of(np.log2(TPM[:, :38] + 1)), GENES, input_type="log2")
-    assert not read.values[:, 38:].any()
+    assert not accept(bulk_of(np.log2(TPM[:, :38] + 1)), input_type="log2").shares[:, 38:].any()
 
 
 SYMBOLS = [f"GENE{i}" for i in range(60)]
@@ -375,11 +307,7 @@ def test_symbols_in_another_column_are_found():
     bulk.var["gene_name"] = pd.Categorical(SYMBOLS)
     refuse(bulk, ValueError, r"`bulk\.var_names = bulk\.var\['gene_name'\]\.astype\(str\)`")
     bulk.var_names = bulk.var["gene_name"].astype(str)  # the advice
-    np.testing.assert_array_equal(read_bulk(bulk, GENES).values, TPM[:, :40])
-
-
-def test_a_panel_of_few_genes():
-    refuse(bulk_of(TPM[:, :15]), ValueError, r"known, but they are few.*adata\.var_names\.isin\(bulk\.var_names\)")
+    same(read_bulk(bulk, GENES), TPM[:, :40])
 
 
 @pytest.mark.parametrize("names", [SYMBOLS, ENSEMBL])
@@ -387,10 +315,137 @@ def test_genes_as_rows(names):
     transposed = bulk_of(TPM, names).T.copy()
     refuse(transposed, ValueError, r"transposed \(genes as rows\)\. Use bulk\.T")
     if names is SYMBOLS:
-        np.testing.assert_array_equal(accept(transposed.T.copy()).values, TPM[:, :40])
+        same(accept(transposed.T.copy()), TPM[:, :40])
 
 
 def test_what_is_read_cannot_be_reassigned():
     read = accept(bulk_of(TPM))
     with pytest.raises(AttributeError):
-        read.values = None
+        read.shares = None
+
+
+# samples that cannot be used
+
+
+def spoiled():
+    """Six samples, four of them bad in different ways, and what to say of them."""
+    X = TPM.copy()
+    X[1, 7], X[2, 55], X[4] = np.nan, -2.0, 0
+    X[5, :40] = 0
+    return X, {
+        "s1": "NaN at var 'GENE7'",
+        "s2": "a negative value (-2) at var 'GENE55'",
+        "s4": "no expression at all",
+        "s5": "no expression of any of the model's genes",
+    }
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.csc_array])
+def test_all_bad_samples_are_named_or_skipped(make):
+    X, reasons = spoiled()
+    bulk = bulk_of(make(X))
+    words = "bulk.X has 4 of 6 samples that cannot be used: " + ", ".join(f"'{k}' ({v})" for k, v in reasons.items())
+    with pytest.raises(ValueError) as error:
+        read_bulk(bulk, GENES)
+    assert str(error.value).startswith(words + ".") and "on_bad_sample='skip'" in str(error.value)
+    before = fingerprint(bulk)
+    with pytest.warns(UserWarning) as caught:
+        read = read_bulk(bulk, GENES, on_bad_sample="skip")
+    assert fingerprint(bulk) == before
+    assert len(caught) == 1 and str(caught[0].message).startswith(words) and caught[0].filename == __file__
+    assert read.skipped == reasons and list(read.obs_names) == ["s0", "s3"]
+    np.testing.assert_array_equal(read.usable, [True, False, False, True, False, False])
+    same(read, TPM[[0, 3], :40])
+    np.testing.assert_array_equal(read.shares, accept(bulk_of(TPM)).shares[[0, 3]])
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 0.0])
+def test_no_usable_sample_is_an_error_either_way(value):
+    for on_bad_sample in ("raise", "skip"):
+        X = np.full((3, 60), value)
+        refuse(bulk_of(X), ValueError, "3 of 3 samples that cannot be used: 's0'.*", on_bad_sample=on_bad_sample)
+
+
+@pytest.mark.parametrize("log", [np.log1p, lambda x: np.log2(x + 1), lambda x: np.log1p(x / x.sum() * 1e4)])
+@pytest.mark.parametrize("linear_values", [COUNTS, TPM])
+def test_logged_samples_among_linear_ones_are_named_and_skipped(log, linear_values):
+    X = linear_values.astype(float)
+    X[[1, 4]] = log(X[1]), log(X[4])
+    for on_bad_sample in ("raise", "skip"):
+        with pytest.warns(
+            UserWarning, match=r"2 of 6 samples.*'s1' \(looks log-transformed \(maximum.*'s4'.*input_type"
+        ):
+            read = read_bulk(bulk_of(X), GENES, on_bad_sample=on_bad_sample)
+        assert list(read.skipped) == ["s1", "s4"] and read.input_type in ("counts", "normalized")
+        same(read, linear_values[[0, 2, 3, 5], :40])
+    with pytest.warns(UserWarning, match="2 samples that look log-transformed among linear ones.*'s1', 's4'"):
+        read = read_bulk(bulk_of(X), GENES, input_type="tpm")
+    assert read.usable.all()
+
+
+def test_linear_samples_among_logs_are_named():
+    X = np.log2(TPM.astype(float) + 1)
+    X[3] = TPM[3]
+    refuse(bulk_of(X), ValueError, r"1 of 6 .*'s3' \(a maximum of .*too large for a logarithm\)", input_type="log2")
+    with pytest.warns(UserWarning, match="'s3'"):
+        read = read_bulk(bulk_of(X), GENES, input_type="log2", on_bad_sample="skip")
+    np.testing.assert_allclose(linear(read), TPM[[0, 1, 2, 4, 5], :40], rtol=1e-4, atol=1e-5)
+
+
+# numbers at the edge
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-7, 1e-3, 1.0, 1e5, 1e12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [2]])
+def test_a_constant_per_sample_changes_nothing(factor, dtype, rows):
+    X = COUNTS.astype(dtype)
+    X[rows] *= dtype(factor)
+    expected, read = accept(bulk_of(COUNTS)), accept(bulk_of(X))
+    np.testing.assert_allclose(read.shares, expected.shares, rtol=1e-5)
+    np.testing.assert_allclose(read.depth, expected.depth, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(np.float32, 1e32), (np.float64, 1e200), (np.float64, 1e-200), (np.float32, 1e-40)]
+)
+def test_values_beyond_float32_are_refused_by_name(dtype, factor):
+    X = COUNTS.astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        X[2] = (X[2].astype(float) * factor).astype(dtype)
+    if not np.isfinite(X).all():
+        X[2] = np.where(np.isinf(X[2]), np.finfo(dtype).max, X[2])
+    refuse(bulk_of(X), ValueError, r"1 of 6 .*'s2' \(a maximum of .*outside of 1e-30 to 1e\+30; rescale it\)")
+
+
+def test_subnormal_values_beside_others_are_as_good_as_zero():
+    X = COUNTS.copy()
+    X[:, 7] = 1e-42
+    np.testing.assert_allclose(accept(bulk_of(X)).shares[:, 7], 0, atol=1e-40)
+
+
+def test_one_read():
+    X = COUNTS.copy()
+    X[3] = 0
+    X[3, 11] = 1
+    read = accept(bulk_of(X))
+    assert read.depth[3] == 1 and read.total[3] == 1
+    np.testing.assert_array_equal(read.shares[3], np.eye(40)[11])
+
+
+def test_depth_is_the_total_in_the_smallest_count():
+    X = np.array([[1.0, 0, 4], [2, 6, 0], [1, 3e7, 0]])
+    read = accept(bulk_of(X), [f"GENE{i}" for i in range(3)])
+    np.testing.assert_allclose(read.depth, [5, 4, MAX_DEPTH])
+
+
+@pytest.mark.parametrize("dtype", ["string", "string[pyarrow]"])
+def test_names_of_any_dtype(dtype):
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    bulk = bulk_of(TPM)
+    bulk.var_names, bulk.obs_names = bulk.var_names.astype(dtype), bulk.obs_names.astype(dtype)
+    for genes in (GENES, pd.Index(GENES).astype(dtype)):
+        same(read_bulk(bulk, genes), TPM[:, :40])
+    with pytest.raises(ValueError, match="The model has Ensembl ids, the bulk gene symbols"):
+        read_bulk(bulk, pd.Index(ENSEMBL[:40]).astype(dtype))

@@ -1,5 +1,7 @@
 """`tl.solve`: planted truths, the same numbers as the solvers, what is written, and bad input that changes nothing."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -236,7 +238,7 @@ def renamed(adata):
     ("side", "change", "message"),
     [
         (0, logged, "bulk.X looks log-transformed"),
-        (0, first_nan, "bulk.X holds NaN"),
+        (0, first_nan, r"'sample_0' \(NaN at var 'gene_0001'\)"),
         (0, renamed, r"0 of the model's 300 genes"),
         (1, logged, "adata.X looks log-transformed"),
     ],
@@ -270,3 +272,91 @@ def test_other_kinds_of_input(planted):
         solve(bulk.to_df(), reference, **KEYS)
     with pytest.raises(TypeError, match="The reference is a ndarray; expected an AnnData"):
         solve(bulk, np.ones((3, 3)), **KEYS)
+
+
+# what counts as measured
+
+
+def answers(bulk, reference, **options):
+    """Fractions and the texts of the warnings; `bulk` is not changed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = solve(bulk, reference, **KEYS | {"copy": True} | options)
+    return result, [str(w.message) for w in caught if w.category is UserWarning]
+
+
+def test_skipped_samples_are_rows_of_nan_and_change_no_other(planted):
+    reference, bulk = planted()
+    expected = answers(bulk[np.arange(12) != 3].copy(), reference, method="nnls")[0]
+    bulk.X = bulk.X.astype(float)
+    bulk.X[3, 5] = -1
+    result, said = answers(bulk, reference, method="nnls", on_bad_sample="skip")
+    assert len(said) == 1 and "'sample_3' (a negative value (-1)" in said[0]
+    for key in ("nnls_proportions", "nnls_proportions_rna", "nnls_proportions_nnls"):
+        table = result.obsm[key]
+        assert list(table.index) == list(bulk.obs_names) and table.loc["sample_3"].isna().all()
+        pd.testing.assert_frame_equal(table.drop(index="sample_3"), expected.obsm[key])
+    assert result.uns["nnls_proportions"]["skipped"].loc["sample_3", "reason"].startswith("a negative value")
+    with pytest.warns(UserWarning, match="1 samples have no prediction .* left out: sample_3"):
+        scores = hp.tl.evaluate(result, prediction_key="nnls_proportions")
+    pd.testing.assert_frame_equal(scores, hp.tl.evaluate(expected, prediction_key="nnls_proportions"))
+
+
+@pytest.mark.parametrize("method", ["nnls", "robust"])
+def test_batches_of_a_join_are_each_solved_on_their_genes(planted, method):
+    reference, bulk = planted()
+    first, second = np.arange(12) < 6, np.arange(12) >= 6
+    joined = bulk.copy()
+    joined.X[np.ix_(second, np.arange(0, 300, 3))] = 0
+    key = f"{method}_proportions"
+    result, said = answers(joined, reference, method=method)
+    assert len(said) == 1 and "100 genes" in said[0]
+    own = bulk[second][:, np.setdiff1d(np.arange(300), np.arange(0, 300, 3))].copy()
+    for rows, part in ((first, bulk[first].copy()), (second, own)):
+        alone = answers(part, reference, method=method)[0]
+        np.testing.assert_allclose(result.obsm[key][rows], alone.obsm[key], atol=1e-5)
+    about = result.uns[key]
+    assert about["batches"]["n_samples"].tolist() == [6, 6] and about["n_genes"] == 200
+    assert about["batches"]["n_genes"].tolist() in ([300, 200], [200, 300])
+    bulk.obs["study"] = np.where(first, "a", "b")
+    named = answers(bulk, reference, method=method, batch_key="study")[0]
+    alone = answers(bulk[second].copy(), reference, method=method)[0]
+    np.testing.assert_allclose(named.obsm[key][second], alone.obsm[key], atol=1e-5)
+    assert named.uns[key]["batch_of"]["batch"].tolist() == bulk.obs["study"].tolist()
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("method", ["nnls", "robust"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_per_sample_changes_no_answer(planted, method, factor, dtype):
+    reference, bulk = planted()
+    expected = answers(bulk, reference, method=method)[0].obsm[f"{method}_proportions"]
+    bulk.X = np.asarray(bulk.X.toarray() if hasattr(bulk.X, "toarray") else bulk.X, dtype=dtype)
+    bulk.X[::2] *= dtype(factor)
+    result, said = answers(bulk, reference, method=method, input_type="counts")
+    assert said == []
+    np.testing.assert_allclose(result.obsm[f"{method}_proportions"], expected, atol=1e-5)
+
+
+def test_panels_of_real_markers_work_and_random_genes_do_not():
+    """250 markers keep the accuracy of all genes, and nothing suffers; 30 random genes are refused."""
+    from hpvade.reference._measured import _markers
+
+    reference, bulk = hp.datasets.pbmc_reference(), hp.datasets.pbmc_bulk()
+    types = reference.obs["cell_type"].astype("category")
+    means = {t: np.asarray(reference[(types == t).to_numpy()].X.mean(axis=0)).ravel() for t in types.cat.categories}
+    signature = pd.DataFrame(means, index=reference.var_names)
+    share = (signature / signature.sum()).to_numpy()
+    markers = reference.var_names[_markers(share, np.ones(len(share), dtype=bool))].intersection(bulk.var_names)
+    rng = np.random.default_rng(0)
+    everything, _ = answers(bulk, signature, method="robust", labels_key=None, sample_key=None)
+    panel = bulk[:, np.sort(rng.choice(markers, 250, replace=False))].copy()
+    result, said = answers(panel, signature, method="robust", labels_key=None, sample_key=None)
+    assert len(said) == 1 and "250 of the model's" in said[0]
+    full, few = (
+        hp.tl.evaluate(x, prediction_key="robust_proportions")["per_type_r"].iloc[0] for x in (everything, result)
+    )
+    assert few > full - 0.1
+    random = bulk[:, np.sort(rng.choice(bulk.var_names.intersection(reference.var_names), 30, replace=False))].copy()
+    with pytest.raises(ValueError, match="30 of the model's .*genes' worth of information"):
+        answers(random, signature, labels_key=None, sample_key=None)

@@ -10,6 +10,8 @@ from ._io import check_folder, check_input, check_output, complete, read_h5ad, w
 from ._options import (
     LABELS_HELP,
     Accelerator,
+    BadSamples,
+    BatchKey,
     BulkLayer,
     BulkUnits,
     Epochs,
@@ -17,6 +19,7 @@ from ._options import (
     InputType,
     Layer,
     Missing,
+    OnBadSample,
     SampleKey,
     Seed,
 )
@@ -54,6 +57,8 @@ def deconvolve(
         Missing,
         typer.Option(help="Genes that BULK lacks: left out of the estimate (mean), not expressed (zero), or an error."),
     ] = Missing.mean,
+    batch_key: BatchKey = None,
+    on_bad_sample: BadSamples = OnBadSample.error,
     fractions: Annotated[Fractions, typer.Option(help="Fractions of cells, or of RNA.")] = Fractions.cell,
     intervals: Annotated[
         bool,
@@ -82,8 +87,8 @@ def deconvolve(
     With a trained model: `hpvade deconvolve bulk.h5ad --model model/ -o proportions.csv`
 
     The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
-    sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1. With --intervals a second CSV beside
-    it has the columns TYPE_lower, TYPE_median and TYPE_upper.
+    sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1; a sample that was skipped has none.
+    With --intervals a second CSV beside it has the columns TYPE_lower, TYPE_median and TYPE_upper.
     """
     training = {"--labels-key": labels_key, "--layer": layer, "--sample-key": sample_key, "--epochs": epochs}
     training["--save-model"] = save_model
@@ -100,7 +105,7 @@ def deconvolve(
 
     if model is None:
         adata, bulk = read_h5ad(files[0]), read_h5ad(files[1])
-        _check_bulk(bulk, adata, bulk_layer, input_type.value)
+        _check_bulk(bulk, adata, bulk_layer, input_type.value, on_bad_sample.value)
         trained = fit(
             adata,
             labels_key=labels_key,
@@ -113,6 +118,7 @@ def deconvolve(
     else:
         trained, bulk = load(model, accelerator), read_h5ad(files[0])
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
+    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
     proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
     bounds = None
     if intervals:
@@ -151,11 +157,12 @@ def _check_usage(files: list[Path], model: Path | None, training: dict) -> None:
         raise UsageError(f"{', '.join(given)} belong to training; with --model DIR leave them out.")
 
 
-def _check_bulk(bulk: "AnnData", adata: "AnnData", layer: str | None, input_type: str) -> None:
+def _check_bulk(bulk: "AnnData", adata: "AnnData", layer: str | None, input_type: str, on_bad: str) -> None:
     """Refuse bulk samples that the model would refuse, before minutes of training."""
     from ..io._bulk import read_bulk
 
     shared = adata.var_names.intersection(bulk.var_names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        read_bulk(bulk, shared if len(shared) else adata.var_names, layer=layer, input_type=input_type)
+        genes = shared if len(shared) else adata.var_names
+        read_bulk(bulk, genes, layer=layer, input_type=input_type, on_bad_sample=on_bad)

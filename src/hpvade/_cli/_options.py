@@ -34,6 +34,13 @@ class Missing(StrEnum):
     zero = "zero"
 
 
+class OnBadSample(StrEnum):
+    """What to do about samples that cannot be used."""
+
+    error = "raise"
+    skip = "skip"
+
+
 class Fractions(StrEnum):
     """What the proportions are fractions of."""
 
@@ -54,6 +61,14 @@ SampleKey = Annotated[
 BulkLayer = Annotated[str | None, typer.Option(metavar="NAME", help="Layer of BULK to read; X by default.")]
 BulkUnits = Annotated[
     InputType, typer.Option(help="Units of BULK; auto tells counts from linear values and refuses logged ones.")
+]
+BadSamples = Annotated[
+    OnBadSample,
+    typer.Option(help="Samples without expression or with NaN or negative values: an error, or rows without numbers."),
+]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Column of BULK.obs with batches, each a cohort with its own genes and factor."),
 ]
 Epochs = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Training epochs at most; chosen from the data by default.")

@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import listed, warn
 
 
 def compare(
@@ -46,7 +46,8 @@ def compare(
     Warns
     -----
     UserWarning
-        When samples are in only one of the two tables; they are left out.
+        When samples are in only one of the two tables, or have no prediction (NaN for every type, as `deconvolve`
+        gives samples that it skipped); they are left out.
 
     Examples
     --------
@@ -57,7 +58,7 @@ def compare(
     >>> p.round(2).loc["s1"].to_dict()
     {'T': 0.75, 'B': 0.25}
     """
-    prediction, truth = _named(prediction, "prediction"), _named(truth, "truth")
+    prediction, truth = predicted(_named(prediction, "prediction")), _named(truth, "truth")
     mapping = _complete(mapping, prediction.columns, truth.columns)
     compared = set(mapping.values())
     columns = [column for column in truth.columns if column in compared]
@@ -96,6 +97,19 @@ def table(bulk: AnnData, key: str) -> pd.DataFrame:
             f"bulk.obsm[{key!r}] is a {type(value).__name__}; store a DataFrame with one named column per type."
         )
     return value
+
+
+def predicted(*tables: pd.DataFrame) -> pd.DataFrame | tuple[pd.DataFrame, ...]:
+    """The tables without the samples that are all NaN in one of them, which were skipped; a warning names them."""
+    skipped = pd.Index([])
+    for one in tables:
+        skipped = skipped.union(one.index[one.isna().all(axis=1)], sort=False)
+    if len(skipped):
+        if len(skipped) == len(tables[0]):
+            raise ValueError("No sample has a prediction: all rows are NaN. Deconvolve the bulk again.")
+        warn(f"{len(skipped)} samples have no prediction (they were skipped) and are left out: {listed(skipped, 20)}.")
+        tables = tuple(one[~one.index.isin(skipped)] for one in tables)
+    return tables if len(tables) > 1 else tables[0]
 
 
 def mapping_of(bulk: AnnData, truth_key: str, mapping: Mapping[str, str] | None) -> Mapping[str, str] | None:

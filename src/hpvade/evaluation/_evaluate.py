@@ -9,7 +9,7 @@ from anndata import AnnData
 from .._keys import Keys
 from .._text import listed
 from . import _metrics as metrics
-from ._align import closed, compare, mapping_of, table
+from ._align import closed, compare, mapping_of, predicted, table
 
 
 def evaluate(
@@ -82,15 +82,15 @@ def evaluate(
     true = truth.to_numpy()
     rows = [
         {
-            "per_type_r": metrics.per_type_r(predicted, true),
-            "rmse": metrics.rmse(predicted, true),
-            "rmse_skill": metrics.rmse_skill(predicted, true),
-            "ccc": metrics.ccc(predicted, true),
-            "mae": metrics.mae(predicted, true),
-            "sample_r": metrics.sample_r(predicted, true),
-            "pooled_r": metrics.pooled_r(predicted, true),
+            "per_type_r": metrics.per_type_r(one, true),
+            "rmse": metrics.rmse(one, true),
+            "rmse_skill": metrics.rmse_skill(one, true),
+            "ccc": metrics.ccc(one, true),
+            "mae": metrics.mae(one, true),
+            "sample_r": metrics.sample_r(one, true),
+            "pooled_r": metrics.pooled_r(one, true),
         }
-        for predicted in (prediction.to_numpy() for _, prediction in predictions)
+        for one in (prediction.to_numpy() for _, prediction in predictions)
     ]
     scores = pd.DataFrame(rows, index=pd.Index([name for name, _ in predictions], name="model"))
     scores.attrs = truth.attrs
@@ -128,16 +128,16 @@ def evaluate_per_type(
     tables = [
         pd.DataFrame(
             {
-                "r": metrics.pearson(predicted, true, axis=0),
-                "rmse": metrics.rmse(predicted, true, axis=0),
-                "ccc": metrics.ccc(predicted, true, axis=0),
-                "bias": metrics.bias(predicted, true, axis=0),
+                "r": metrics.pearson(one, true, axis=0),
+                "rmse": metrics.rmse(one, true, axis=0),
+                "ccc": metrics.ccc(one, true, axis=0),
+                "bias": metrics.bias(one, true, axis=0),
                 "mean_truth": true.mean(axis=0),
-                "mean_predicted": predicted.mean(axis=0),
+                "mean_predicted": one.mean(axis=0),
             },
             index=pd.MultiIndex.from_product([[name], truth.columns], names=["model", "type"]),
         )
-        for name, predicted in ((name, prediction.to_numpy()) for name, prediction in predictions)
+        for name, one in ((name, prediction.to_numpy()) for name, prediction in predictions)
     ]
     scores = pd.concat(tables)
     scores.attrs = truth.attrs
@@ -157,15 +157,17 @@ def _aligned(
     keys = [prediction_key] if isinstance(prediction_key, str) else list(prediction_key)
     measured = table(bulk, truth_key)
     mapping = mapping_of(bulk, truth_key, mapping)
-    predictions, truth = [], None
-    for name, predicted in [*((key, table(bulk, key)) for key in keys), ("nnls", _nnls(bulk, keys, signature, layer))]:
-        predicted, aligned = compare(predicted, measured, mapping, renormalize)
+    names, tables = [*keys, "nnls"], [*(table(bulk, key) for key in keys), _nnls(bulk, keys, signature, layer)]
+    kept, predictions, truth = predicted(*tables), [], None
+    measured = measured[measured.index.isin(kept[0].index) | ~measured.index.isin(tables[0].index)]  # named already
+    for name, one in zip(names, kept, strict=True):
+        one, aligned = compare(one, measured, mapping, renormalize)
         if truth is not None and not aligned.columns.equals(truth.columns):
             raise ValueError(
                 f"The predictions cover different truth columns: {keys[0]!r} {listed(truth.columns, 30)}; "
                 f"{name!r} {listed(aligned.columns, 30)}. Pass a mapping, or evaluate them one at a time."
             )
-        predictions.append((name, predicted))
+        predictions.append((name, one))
         truth = aligned if truth is None else truth
     constant = pd.DataFrame(metrics.constant(truth.to_numpy()), truth.index, truth.columns)
     return [*predictions, ("constant", constant)], truth

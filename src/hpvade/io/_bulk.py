@@ -1,6 +1,5 @@
 """Bulk samples as the model needs them: genes aligned by name, linear scale, nothing silently wrong."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,18 +8,19 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._text import listed, warn
 from ._gene_names import explain_mismatch, refuse_duplicates
-from ._rows import is_integer, iter_rows, pick_matrix, refuse_bad_values
+from ._rows import iter_rows, pick_matrix
+from ._units import LOGGED_MAX, Scan, follow_logs
 
 InputType = Literal["auto", "counts", "cpm", "tpm", "fpkm", "log2", "log1p"]
 Missing = Literal["mean", "zero", "error"]
+OnBadSample = Literal["raise", "skip"]
 
-_MIN_OVERLAP = 0.5
-_LOGGED_MAX = 30  # 2**30 is more than any library holds
-_LOGGED_CP10K_MAX = 13.3  # log2(1e4): logs above it come from counts per million or intensities, which have short tails
-_HEAVY_TAIL = 10  # maximum / 90 % quantile: above 15 on linear transcriptomes, below 6 on logs of counts per million
-_N_HEAD = 64  # samples whose distribution is looked at
+MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
+_LARGEST, _SMALLEST = 1e30, 1e-30  # of a sample's largest value: sums and shares then fit into float32
 _UNDO = {"log2": np.exp2, "log1p": np.expm1}
+_NAMED = 100  # samples and reasons that a message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,93 +29,39 @@ class AlignedBulk:
 
     Attributes
     ----------
-    values
-        float32 (samples x model genes) on linear scale; zeros where the bulk lacks the gene.
+    shares
+        float32 (usable samples x model genes): shares of the sample's total over these genes, on linear scale; zeros
+        where the bulk lacks the gene.
+    total
+        float64 (usable samples,): sum over the model's genes in the bulk's units.
+    depth
+        float64 (usable samples,): counts that the total stands for, at most 5e6. The smallest value above zero is one
+        count in any scaling of counts.
     present
         bool (model genes,): whether the bulk has the gene.
     input_type
         What was asked for, or what `"auto"` found: `"counts"` or `"normalized"`.
-    overlap
-        Share of the model's genes that the bulk has.
     obs_names
-        Names of the samples.
-    totals
-        float64 (samples,): sum over all genes of the bulk on linear scale, also those the model does not know.
+        Names of the usable samples.
+    usable
+        bool (samples of the bulk,): all but those that were skipped.
+    skipped
+        Why samples were skipped, ``{name: reason}``.
     """
 
-    values: np.ndarray
+    shares: np.ndarray
+    total: np.ndarray
+    depth: np.ndarray
     present: np.ndarray
     input_type: str
-    overlap: float
     obs_names: pd.Index
-    totals: np.ndarray
+    usable: np.ndarray
+    skipped: dict[str, str]
 
-
-def detect_units(X) -> Literal["counts", "normalized", "log"]:
-    """Tell counts, linear normalised values and logged values apart.
-
-    Whole numbers are counts. Other values are linear when the maximum exceeds 30, since logs of expression stay below.
-    At or below 30 they count as logged unless something speaks for linear values:
-
-    - no sample sums to more than one (fractions);
-    - every sample sums to a power of ten, as percentages or counts per thousand do, or all sums are equal and the tail
-      is heavy (quantile-normalised logs have equal sums, too, but short tails);
-    - the maximum exceeds 13.3 = log2(1e4), more than logs of counts per ten thousand can be, and the tail is heavy.
-
-    A tail is heavy when the maximum of the typical sample is over ten times the 90 % quantile of its values above zero
-    (15 to 300 on linear transcriptomes, 2 to 5 on logs of counts per million). Sums and tails are taken from up to 64
-    samples. Doubtful cases, such as few genes with low values, count as logged: a question is better than wrong
-    proportions. Negative values count as logged.
-
-    Parameters
-    ----------
-    X
-        Matrix (samples x genes) of finite values, of any kind that `iter_rows` reads.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> tpm = np.array([[120.5, 3.2, 0.0], [90.1, 7.7, 1.5]])
-    >>> detect_units(np.round(tpm)), detect_units(tpm), detect_units(np.log1p(tpm))
-    ('counts', 'normalized', 'log')
-    """
-    scan = _Scan()
-    for _, block in iter_rows(X, dense=True):
-        scan.add(block)
-    return scan.units()
-
-
-class _Scan:
-    """What `detect_units` needs to know of a matrix, gathered block by block."""
-
-    def __init__(self):
-        self.lowest, self.highest, self.whole, self.head = np.inf, -np.inf, True, None
-
-    def add(self, block: np.ndarray) -> None:
-        self.lowest = min(self.lowest, float(block.min(initial=np.inf)))
-        self.highest = max(self.highest, float(block.max(initial=-np.inf)))
-        self.whole = self.whole and bool((np.rint(block) == block).all() or is_integer(block).all())  # exact is faster
-        if self.head is None:
-            self.head = block[:_N_HEAD].astype(np.float64)
-
-    def units(self) -> Literal["counts", "normalized", "log"]:
-        if self.lowest < 0:
-            return "log"
-        if self.whole:
-            return "counts"
-        return "normalized" if self.highest > _LOGGED_MAX or self._is_linear() else "log"
-
-    def _is_linear(self) -> bool:
-        sums = self.head.sum(axis=1)
-        if sums.max() <= 1 + 1e-4:
-            return True
-        sums, rows = sums[sums > 0], self.head[sums > 0]
-        powers = 10.0 ** np.round(np.log10(sums))
-        if np.allclose(sums, powers, rtol=1e-4):
-            return True
-        equal_sums = len(sums) > 1 and np.allclose(sums, sums.mean(), rtol=1e-4)
-        heavy = np.median([row.max() / np.quantile(row[row > 0], 0.9) for row in rows]) > _HEAVY_TAIL
-        return bool(heavy and (equal_sums or self.highest > _LOGGED_CP10K_MAX))
+    @property
+    def overlap(self) -> float:
+        """Share of the model's genes that the bulk has."""
+        return float(self.present.mean())
 
 
 def read_bulk(
@@ -126,11 +72,13 @@ def read_bulk(
     input_type: InputType = "auto",
     missing: Missing = "mean",
     gene_length_key: str | None = None,
+    on_bad_sample: OnBadSample = "raise",
 ) -> AlignedBulk:
     """Check bulk samples and bring them to the model's genes, by name, on linear scale.
 
     The matrix is read once, in blocks of rows; `bulk` is never changed; it may be a view, backed or made of Dask
-    arrays.
+    arrays. Whether the genes that the bulk has are enough is judged by :func:`hpvade.reference._measured.measure`,
+    which knows what they say.
 
     Parameters
     ----------
@@ -146,11 +94,15 @@ def read_bulk(
         2**x - 1 when the minimum is exactly 0, which log2(x + 1) gives for absent genes, and 2**x otherwise (arrays,
         logs of values with an offset; negative logs are fine).
     missing
-        What to do when the bulk lacks up to half of the genes: warn (`"mean"`, `"zero"`) or raise (`"error"`). How
-        they are filled in is the model's work; here they are zero and not `present`.
+        `"error"` refuses a bulk that lacks genes of the model.
     gene_length_key
         Column of `bulk.var` with transcript lengths in base pairs. Counts are divided by the length in kilobases, which
         brings full-length protocols to the scale of UMI counts.
+    on_bad_sample
+        Samples with NaN, infinite or negative values, without expression, or with values that no float32 holds: refuse
+        the bulk and name them all (`"raise"`), or go on without them and name them in a warning (`"skip"`). Samples
+        that look logged among linear ones are skipped with the warning either way: that is a judgement, and
+        `input_type` overrules it.
 
     Raises
     ------
@@ -159,23 +111,24 @@ def read_bulk(
     KeyError
         `layer` or `gene_length_key` is absent.
     ValueError
-        An unknown option; no samples or genes; duplicate gene names; fewer than half of the genes found; NaN, infinite
-        or negative values; values that look logged; a sample without expression; unusable gene lengths.
+        An unknown option; no samples or genes; duplicate gene names; no gene of the model found; bad samples, or no
+        others; values that look logged; unusable gene lengths.
 
     Warns
     -----
     UserWarning
-        Some genes are missing; values look logged but `input_type` says that they are linear.
+        Samples are skipped; values look logged but `input_type` says that they are linear.
 
     Examples
     --------
     >>> import anndata, numpy as np, pandas as pd
-    >>> bulk = anndata.AnnData(np.array([[5.0, 1.0, 40.0]]), var=pd.DataFrame(index=["CD3E", "ACTB", "MS4A1"]))
-    >>> read_bulk(bulk, ["MS4A1", "CD3E"]).values
-    array([[40.,  5.]], dtype=float32)
+    >>> bulk = anndata.AnnData(np.array([[5.0, 1.0, 45.0]]), var=pd.DataFrame(index=["CD3E", "ACTB", "MS4A1"]))
+    >>> read_bulk(bulk, ["MS4A1", "CD3E"]).shares
+    array([[0.9, 0.1]], dtype=float32)
     """
     _check_option("input_type", input_type, InputType)
     _check_option("missing", missing, Missing)
+    _check_option("on_bad_sample", on_bad_sample, OnBadSample)
     if not isinstance(bulk, AnnData):
         raise TypeError(
             f"The bulk is a {type(bulk).__qualname__}; expected an AnnData of samples x genes, such as "
@@ -189,29 +142,39 @@ def read_bulk(
     genes = pd.Index(genes)
     columns = bulk.var_names.get_indexer(genes)
     present = columns >= 0
-    _check_overlap(bulk, genes, present, missing)
+    _check_names(bulk, genes, present, missing)
 
-    scan, undo = _Scan(), _UNDO.get(input_type)
+    scan, bad, undo = Scan(bulk.n_obs), {}, _UNDO.get(input_type)
     values = np.empty((bulk.n_obs, len(genes)), dtype=np.float32)
     in_order = np.array_equal(columns, np.arange(bulk.n_vars))
-    totals = np.zeros(bulk.n_obs)
-    for rows, block in iter_rows(X, chunk_rows=512, dense=True):
-        refuse_bad_values(block, rows, name, bulk.obs_names, bulk.var_names, negative=input_type == "log2")
-        scan.add(block)
-        if undo is not None:
-            _refuse_not_logged(scan, name, input_type)
-            block = undo(block.astype(np.float64))
-        if weights is not None:
-            block *= weights
-        totals[rows] = block.sum(axis=1, dtype=np.float64)
-        values[rows] = block if in_order else block.take(columns, axis=1, mode="clip")
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # of samples that are then refused by name
+        for rows, block in iter_rows(X, chunk_rows=512, dense=True):
+            scan.add(rows, block)
+            bad |= _bad_values(scan, rows, block, bulk.var_names, input_type)
+            if undo is not None:
+                block = undo(block.astype(np.float64))
+            if weights is not None:
+                block *= weights
+            values[rows] = block if in_order else block.take(columns, axis=1, mode="clip")
     values[:, ~present] = 0
-    if input_type == "log2" and scan.lowest == 0:
-        values[:, present] -= 1
-        totals -= bulk.n_vars
+    if undo is not None:
+        _refuse_not_logged(scan, name, input_type)
+    scan.leave_out(bad)
+    logged = _logged_samples(scan, values, name, bulk.obs_names, input_type)
+    scan.leave_out(logged)
     found = _settle_units(scan, name, input_type, gene_length_key)
-    _refuse_empty_samples(name, bulk.obs_names, totals, values.sum(axis=1))
-    return AlignedBulk(values, present, found, float(present.mean()), bulk.obs_names.copy(), totals)
+    if input_type == "log2" and (scan.lowest == 0).any() and np.nanmin(scan.lowest) == 0:
+        values[:, present] -= 1
+    total = values.sum(axis=1, dtype=np.float64)
+    bad |= _without_expression(scan, total, bad | logged, input_type)
+    usable = _settle_samples(bad, logged, name, bulk.obs_names, on_bad_sample)
+    if not usable.all():
+        values, total = values[usable], total[usable]
+    smallest = np.where(values > 0, values, np.inf).min(axis=1)
+    depth = (total / smallest).clip(max=MAX_DEPTH)
+    values *= (1 / total).astype(np.float32)[:, None]
+    skipped = {str(bulk.obs_names[i]): reason for i, reason in sorted((bad | logged).items())}
+    return AlignedBulk(values, total, depth, present, found, bulk.obs_names[usable], usable, skipped)
 
 
 def _check_option(argument: str, value, choices) -> None:
@@ -237,37 +200,69 @@ def _inverse_lengths(bulk: AnnData, key: str, input_type: str) -> np.ndarray:
     return (1e3 / lengths).astype(np.float32)
 
 
-def _check_overlap(bulk: AnnData, genes: pd.Index, present: np.ndarray, missing: str) -> None:
+def _check_names(bulk: AnnData, genes: pd.Index, present: np.ndarray, missing: str) -> None:
+    if not present.any():
+        raise ValueError(few_genes(bulk, genes, present))
+    if missing == "error" and not present.all():
+        raise ValueError(f"{genes_found(genes, present)} Add them, or pass missing='mean' to go on without them.")
+
+
+def genes_found(genes: pd.Index, present: np.ndarray) -> str:
+    """A sentence with the number of the model's genes that the bulk has and lacks."""
     n_missing = int((~present).sum())
-    if not n_missing:
-        return
-    found = f"{present.sum()} of the model's {len(genes)} genes ({present.mean():.1%})"
-    if present.mean() < _MIN_OVERLAP:
-        raise ValueError(
-            f"The bulk has {found}; at least {_MIN_OVERLAP:.0%} are needed. The model knows {list(genes[:3])}, "
-            f"bulk.var_names has {list(bulk.var_names[:3])}. {explain_mismatch(bulk, genes)}"
-        )
-    lost = f"missing are {n_missing} ({n_missing / len(genes):.1%}), such as {list(genes[~present][:3])}"
-    if missing == "error":
-        raise ValueError(f"The bulk has {found}; {lost}. Add them, or pass missing='mean' to go on without them.")
-    effect = "take no part in the estimate" if missing == "mean" else "count as not expressed"
-    warnings.warn(f"The bulk has {found}; {lost}. They {effect}.", UserWarning, stacklevel=3)
+    return (
+        f"The bulk has {present.sum()} of the model's {len(genes)} genes ({present.mean():.1%}); missing are "
+        f"{n_missing} ({n_missing / len(genes):.1%}), such as {list(genes[~present][:3])}."
+    )
 
 
-def _refuse_not_logged(scan: _Scan, name: str, input_type: str) -> None:
-    if scan.highest > _LOGGED_MAX:
+def few_genes(bulk: AnnData, genes: pd.Index, present: np.ndarray, needed: str = "they are aligned by name") -> str:
+    """The message of a bulk that lacks too many genes: how many are there, and what probably went wrong."""
+    return (
+        f"The bulk has {present.sum()} of the model's {len(genes)} genes ({present.mean():.1%}); {needed}. The model "
+        f"knows {list(genes[:3])}, bulk.var_names has {list(bulk.var_names[:3])}. {explain_mismatch(bulk, genes)}"
+    )
+
+
+def _bad_values(scan: Scan, rows: slice, block: np.ndarray, genes: pd.Index, input_type: str) -> dict[int, str]:
+    """Samples of a block whose values cannot be used, and why."""
+    low, high = scan.lowest[rows], scan.highest[rows]
+    logged = input_type in _UNDO
+    lowest = -np.inf if input_type == "log2" else 0
+    reasons = {}
+    for i in np.flatnonzero(~((low >= lowest) & (low > -np.inf) & (high < np.inf))):  # NaN fails
+        at = int(np.argmax(~np.isfinite(block[i]) | (block[i] < lowest)))
+        value = block[i, at]
+        kind = "NaN" if np.isnan(value) else "an infinite value" if np.isinf(value) else f"a negative value ({value:g})"
+        reasons[rows.start + i] = f"{kind} at var {str(genes[at])!r}"
+    if logged:
+        for i in np.flatnonzero((high > LOGGED_MAX) & (high < np.inf)):
+            reasons.setdefault(rows.start + i, f"a maximum of {high[i]:.4g}, too large for a logarithm")
+    else:
+        for i in np.flatnonzero((high > _LARGEST) & (high < np.inf) | (high < _SMALLEST) & (high > 0)):
+            reasons.setdefault(
+                rows.start + i, f"a maximum of {high[i]:.3g}, outside of {_SMALLEST:g} to {_LARGEST:g}; rescale it"
+            )
+    return reasons
+
+
+def _refuse_not_logged(scan: Scan, name: str, input_type: str) -> None:
+    """ValueError when no sample can be a logarithm."""
+    known = scan.highest[np.isfinite(scan.highest)]
+    if len(known) and known.min() > LOGGED_MAX:
         raise ValueError(
-            f"{name} has a maximum of {scan.highest:.4g}, too large for a logarithm, but input_type={input_type!r}. "
+            f"{name} has a maximum of {known.max():.4g}, too large for a logarithm, but input_type={input_type!r}. "
             "Leave input_type='auto' or name a linear unit."
         )
 
 
-def _settle_units(scan: _Scan, name: str, input_type: str, gene_length_key: str | None) -> str:
+def _settle_units(scan: Scan, name: str, input_type: str, gene_length_key: str | None) -> str:
     """The unit to report; ValueError when it is not what the caller needs."""
     if input_type in _UNDO:
         return input_type
     found = scan.units()
-    span = f"maximum {scan.highest:.4g}, minimum {scan.lowest:.4g}"
+    known = scan.highest[np.isfinite(scan.highest)]
+    span = f"maximum {known.max(initial=0):.4g}, minimum {np.nan_to_num(scan.lowest).min():.4g}"
     if input_type == "auto":
         if found == "log":
             raise ValueError(
@@ -283,15 +278,53 @@ def _settle_units(scan: _Scan, name: str, input_type: str, gene_length_key: str 
         return found
     if found == "log":
         message = f"{name} looks log-transformed ({span}) but is taken as linear, as input_type={input_type!r} says."
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warn(message)
     return input_type
 
 
-def _refuse_empty_samples(name: str, obs_names: pd.Index, totals: np.ndarray, model_totals: np.ndarray) -> None:
-    for sums, what in ((totals, "no expression at all"), (model_totals, "no expression of any of the model's genes")):
-        empty = obs_names[~(sums > 0)]
-        if len(empty):
-            raise ValueError(
-                f"{name} has {len(empty)} samples with {what}: {', '.join(map(repr, map(str, empty[:3])))}"
-                f"{', ...' if len(empty) > 3 else ''}. Remove them."
-            )
+def _without_expression(scan: Scan, total: np.ndarray, bad: dict, input_type: str) -> dict[int, str]:
+    """Samples with nothing to go by."""
+    empty = [i for i in np.flatnonzero(~(total > 0)) if i not in bad]
+    nothing = scan.highest == scan.lowest if input_type == "log2" else scan.highest <= 0
+    return {
+        int(i): "no expression at all" if nothing[i] else "no expression of any of the model's genes" for i in empty
+    }
+
+
+def _logged_samples(scan: Scan, values: np.ndarray, name: str, obs_names: pd.Index, input_type: str) -> dict[int, str]:
+    """Samples on a log scale among linear ones; a warning where the caller says that all are linear."""
+    if input_type in _UNDO:
+        return {}
+    logged = np.flatnonzero(scan.logged_among_linear())
+    if len(logged):
+        logged = logged[follow_logs(values[logged], values[scan.certainly_linear()])]
+    logged = [int(i) for i in logged]
+    reasons = {i: f"looks log-transformed (maximum {scan.highest[i]:.4g}) while others are linear" for i in logged}
+    if logged and input_type != "auto":
+        warn(
+            f"{name} has {len(logged)} samples that look log-transformed among linear ones but are taken as linear, as "
+            f"input_type={input_type!r} says: {listed(map(repr, map(str, obs_names[logged])), _NAMED)}."
+        )
+        return {}
+    return reasons
+
+
+def _settle_samples(
+    bad: dict[int, str], logged: dict[int, str], name: str, obs_names: pd.Index, on_bad_sample: str
+) -> np.ndarray:
+    """Usable samples (bool); ValueError or UserWarning that names the others."""
+    usable, found = np.ones(len(obs_names), dtype=bool), bad | logged
+    if not found:
+        return usable
+    usable[list(found)] = False
+    reasons = [f"{str(obs_names[i])!r} ({reason})" for i, reason in sorted(found.items())]
+    message = f"{name} has {len(found)} of {len(obs_names)} samples that cannot be used: {listed(reasons, _NAMED)}."
+    if (bad and on_bad_sample == "raise") or not usable.any():
+        way_out = ", or pass on_bad_sample='skip' to go on without them" if usable.any() else ""
+        raise ValueError(
+            f"{message} Expected finite linear values >= 0 with expression of the model's genes. Pass the layer that "
+            f"holds unscaled values, or correct or remove these samples{way_out}."
+        )
+    say = " If logged ones are linear after all, say so with input_type='tpm'." if logged else ""
+    warn(f"{message} They are skipped.{say}")
+    return usable

@@ -33,8 +33,8 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
         return "bulk.obs_names are genes: the matrix is transposed (genes as rows). Use bulk.T, samples must be rows."
     if names.isin(genes).mean() >= 0.5:
         return (
-            "Most genes of the bulk are known, but they are few: train the model on the shared genes, "
-            "`adata[:, adata.var_names.isin(bulk.var_names)].copy()`."
+            "Most genes of the bulk are known, but they are few, or alike in all types. Use more genes, or merge types "
+            "that they do not tell apart."
         )
     for key in bulk.var.select_dtypes(["object", "category", "string"]):
         if share(bulk.var[key].astype(str)) >= 0.5:

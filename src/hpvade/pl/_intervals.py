@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from .._figures._palette import colours
 from .._text import listed
+from ..evaluation._align import predicted
 
 _MAX_NAMED = 40
 _BOUNDS = ["lower", "median", "upper"]
@@ -33,7 +34,12 @@ def intervals(table: pd.DataFrame, truth: pd.DataFrame | None = None, *, ncols: 
     Raises
     ------
     ValueError
-        `table` is no table of intervals, or `truth` shares no type or no sample with it.
+        `table` is no table of intervals, or of NaN alone, or `truth` shares no type or no sample with it.
+
+    Warns
+    -----
+    UserWarning
+        Samples were skipped by the model (rows of NaN); they are left out.
 
     Examples
     --------
@@ -48,6 +54,7 @@ def intervals(table: pd.DataFrame, truth: pd.DataFrame | None = None, *, ncols: 
             "table is no table of intervals: expected columns (type, bound) with lower, median and upper, as from "
             "HPVADE.get_proportion_intervals."
         )
+    table = predicted(table)
     types = list(dict.fromkeys(table.columns.get_level_values(0)))
     if truth is not None:
         if not set(types) & set(truth.columns) or not table.index.isin(truth.index).any():

@@ -43,7 +43,8 @@ def proportions(
 
     Returns
     -------
-    The axes. More than 60 samples are drawn without gaps and names.
+    The axes. More than 60 samples are drawn without gaps and names. Samples that were skipped (NaN) have no bar, and
+    their names say so.
 
     Raises
     ------
@@ -58,6 +59,8 @@ def proportions(
     ['s2', 's1']
     """
     values = _ordered(table(data, key) if isinstance(data, AnnData) else data, order)
+    skipped = values.isna().all(axis=1).to_numpy()
+    values = values.fillna(0.0)
     n_samples, n_types = values.shape
     named = n_samples <= _MAX_NAMED
     if ax is None:
@@ -73,7 +76,8 @@ def proportions(
         bottom += height
     ax.set(xlim=(-0.6, n_samples - 0.4), ylim=(0, max(1.0, bottom.max(initial=0.0))), ylabel="proportion of cells")
     if named:
-        ax.set_xticks(np.arange(n_samples), values.index.astype(str), rotation=90, fontsize="small")
+        names = [f"{name} (skipped)" if gone else str(name) for name, gone in zip(values.index, skipped, strict=True)]
+        ax.set_xticks(np.arange(n_samples), names, rotation=90, fontsize="small")
     else:
         ax.set_xticks([])
         ax.set_xlabel(f"{n_samples} samples")

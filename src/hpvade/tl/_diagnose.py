@@ -28,6 +28,7 @@ def diagnose(
     input_type: str = "auto",
     missing: str = "mean",
     gene_length_key: str | None = None,
+    on_bad_sample: str = "raise",
     n_simulated: int = 100,
     seed: int = 0,
     key_added: str = Keys.DIAGNOSIS,
@@ -48,8 +49,9 @@ def diagnose(
     truth_key, mapping
         Measured proportions in ``bulk.obsm`` and how types add up to its columns, as in :func:`hpvade.tl.evaluate`;
         adds the table of errors beside NNLS and the constant predictor.
-    layer, input_type, missing, gene_length_key
-        As in :meth:`hpvade.HPVADE.deconvolve`.
+    layer, input_type, missing, gene_length_key, on_bad_sample
+        As in :meth:`hpvade.HPVADE.deconvolve`. Samples that were skipped have NaN and a verdict that says why; batches
+        that lack different genes are judged on those that all have.
     n_simulated
         Simulated samples to compare with, at least; whole pseudo-cohorts are drawn. From fewer than 99 no sample can
         stand out, since `percentile` counts the sample itself.
@@ -108,9 +110,8 @@ def diagnose(
     >>> hp.tl.diagnose(bulk, model)  # doctest: +SKIP
     >>> bulk.obs["hpvade_qc_verdict"], bulk.uns["hpvade_qc"]["messages"]  # doctest: +SKIP
     """
-    found = _estimate(
-        model, bulk, n_simulated, layer=layer, input_type=input_type, missing=missing, gene_length_key=gene_length_key
-    )
+    reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+    found = _estimate(model, bulk, n_simulated, on_bad_sample=on_bad_sample, **reading)
     evaluation = None
     if truth_key is not None:
         evaluation = _evaluation(bulk, model, found, truth_key, mapping)
@@ -141,6 +142,7 @@ def diagnose(
     rows["verdict"], rows["flagged"] = sample_verdicts(rows)
     summary["messages"] = np.array(cohort_messages(summary, rows), dtype=object)
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
+    rows = _with_skipped(rows, found.bulk)
     for name in ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"):
         result.obs[Keys.diagnosis(key_added, name)] = rows[name].to_numpy()
     result.uns[key_added] = summary
@@ -161,15 +163,25 @@ def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
     return estimate(model, bulk, network=True, **reading)
 
 
+def _with_skipped(rows: pd.DataFrame, bulk) -> pd.DataFrame:
+    """Rows for all samples of the bulk: those that were skipped are flagged, and their verdict says why."""
+    if bulk.usable.all():
+        return rows
+    rows = rows.set_axis(np.flatnonzero(bulk.usable)).reindex(range(len(bulk.usable)))
+    rows.loc[~bulk.usable, "verdict"] = [f"Skipped: {reason}." for reason in bulk.skipped.values()]
+    rows["flagged"] = np.where(bulk.usable, rows["flagged"], True).astype(bool)
+    return rows
+
+
 def _evaluation(bulk: AnnData, model, found, truth_key: str, mapping) -> pd.DataFrame:
     """Errors against the truth, beside NNLS and the constant predictor."""
     from ..solvers import nnls
 
-    scratch = AnnData(obs=pd.DataFrame(index=bulk.obs_names))
-    scratch.obsm[truth_key] = table(bulk, truth_key)
+    scratch = AnnData(obs=pd.DataFrame(index=found.bulk.obs_names))
+    scratch.obsm[truth_key] = table(bulk, truth_key)[found.bulk.usable]
     baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
     for key, values in (("hpvade", found.cells), (Keys.nnls("hpvade"), baseline)):
-        scratch.obsm[key] = pd.DataFrame(_closed(_array(values)), index=bulk.obs_names, columns=model.cell_types)
+        scratch.obsm[key] = pd.DataFrame(_closed(_array(values)), index=scratch.obs_names, columns=model.cell_types)
     return evaluate(scratch, truth_key, prediction_key="hpvade", mapping=mapping_of(bulk, truth_key, mapping))
 
 
@@ -236,7 +248,7 @@ def _genes_found(model, found) -> dict:
     """How many genes the bulk has, and how much of the reference's expression lies on them."""
     module = model.module
     expression = _array(module.mean_counts @ module.composition.to(module.mean_counts.dtype))
-    measured = found.bulk.present
+    measured = found.bulk.present & _array(found.present).astype(bool)
     return {
         "n_genes": int(measured.sum()),
         "n_genes_missing": int((~measured).sum()),

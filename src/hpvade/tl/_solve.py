@@ -15,16 +15,16 @@ from anndata import AnnData
 from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import closed
-from ..io._bulk import InputType, Missing, read_bulk
+from ..io._bulk import InputType, Missing, OnBadSample
 from ..io._rows import pick_matrix
 from ..reference._cell_size import cell_sizes
 from ..reference._checks import check_reference, check_signature
+from ..reference._measured import Batch, exceptions, placed, read_measured
 from ..reference._signature import donor_variance, gene_scores, reference_signature, sum_chunks
 
 Method = Literal["nnls", "rlr", "dwls", "music", "hspe", "instaprism", "robust"]
 
 _LABELS_KEY = "cell_type"
-_MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
 # arguments of solvers that are filled in here, or say nothing in a table of proportions
 _INTERNAL = {"bulk", "signature", "weight", "variance", "depth", "anchor", "anchor_weight", "covariance"}
 
@@ -41,6 +41,8 @@ def solve(
     input_type: InputType = "auto",
     missing: Missing = "mean",
     gene_length_key: str | None = None,
+    batch_key: str | None = None,
+    on_bad_sample: OnBadSample = "raise",
     genes: str | int | Sequence[str] | None = "markers",
     cell_size: str | Mapping[str, float] | None = "pooled",
     fractions: Literal["cell", "rna"] = "cell",
@@ -71,7 +73,7 @@ def solve(
         reference only.
     bulk_layer
         Layer of the bulk; `bulk.X` when None.
-    input_type, missing, gene_length_key
+    input_type, missing, gene_length_key, batch_key, on_bad_sample
         As in :meth:`hpvade.HPVADE.deconvolve`.
     genes
         Genes to fit: ``"markers"``, the ones that tell each pair of types apart, as the model does
@@ -142,44 +144,59 @@ def solve(
             UserWarning,
             stacklevel=2,
         )
-    aligned = read_bulk(
-        bulk, profiles.genes, layer=bulk_layer, input_type=input_type, missing=missing, gene_length_key=gene_length_key
+    share = profiles.mean_counts / umi
+    batches = read_measured(
+        bulk,
+        profiles.genes,
+        profiles.types,
+        share,
+        gene_scores(profiles.mean_counts, profiles.genes.to_numpy()) > 0,
+        layer=bulk_layer,
+        input_type=input_type,
+        missing=missing,
+        gene_length_key=gene_length_key,
+        batch_key=batch_key,
+        on_bad_sample=on_bad_sample,
     )
-    present = np.ones_like(aligned.present) if missing == "zero" else aligned.present
-    chosen = _choose_genes(profiles, present, genes)
-    if method == "robust" and bulk.n_obs == 1 and options.get("gene_factor", True):
+    if method == "robust" and min(len(batch.samples) for batch in batches) == 1 and options.get("gene_factor", True):
         warnings.warn(
             "One sample has no gene factor: how bulk and reference platform differ shows in a cohort only.",
             UserWarning,
             stacklevel=2,
         )
-    rna, baseline = _run(
-        method, aligned.values, profiles, chosen, present, sizes if of_one_total else umi, device, options
-    )
-
-    def table(x: np.ndarray) -> pd.DataFrame:
-        return closed(pd.DataFrame(x, index=bulk.obs_names.copy(), columns=profiles.types))
-
+    chosen = [_choose_genes(profiles, batch.present, genes) for batch in batches]
+    content = sizes if of_one_total else umi
+    solved = [
+        _run(method, batch, profiles, at, content, device, options) for batch, at in zip(batches, chosen, strict=True)
+    ]
+    rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in zip(*solved, strict=True))
+    measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch in batches])
     key = Keys.solved(method) if key_added is None else key_added
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
-    result.obsm[key] = table(rna / sizes if fractions == "cell" else rna)
-    result.obsm[Keys.rna(key)] = table(rna)
-    result.obsm[Keys.nnls(key)] = table(baseline)
+    result.obsm[key] = closed(rna / sizes) if fractions == "cell" else rna
+    result.obsm[Keys.rna(key)] = rna
+    result.obsm[Keys.nnls(key)] = baseline
     result.uns[key] = {
         "hpvade_version": version("hpvade"),
         "method": method,
         "options": {name: value for name, value in options.items() if value is not None},
         "fractions": fractions,
-        "input_type": aligned.input_type,
+        "input_type": batches[0].bulk.input_type,
         "n_donors": profiles.n_donors,
-        "n_genes": int(aligned.present.sum()),
-        "n_genes_missing": int((~aligned.present).sum()),
-        "gene_overlap": aligned.overlap,
-        "n_genes_fitted": len(chosen),
+        "n_genes": int(measured.sum()),
+        "n_genes_missing": int((~measured).sum()),
+        "gene_overlap": float(measured.mean()),
+        "n_genes_fitted": min(map(len, chosen)),
         # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
         "cell_sizes": pd.DataFrame({"size": sizes / sizes.mean()}, index=profiles.types),
+        **exceptions(bulk, batches),
     }
     return result if copy else None
+
+
+def _table(bulk: AnnData, types: list[str], batches: list[Batch], parts) -> pd.DataFrame:
+    """Fractions (samples of the bulk x types), rows that sum to one; NaN for samples that were skipped."""
+    return closed(placed(bulk, types, zip((batch.samples for batch in batches), parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +325,7 @@ def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
     return marker_genes(share, torch.from_numpy(allowed)).numpy()
 
 
-def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, content, device, options) -> tuple:
+def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device, options) -> tuple:
     """Fractions of RNA by the solver, and cells by plain NNLS on all genes; both (samples x types).
 
     `content` (types,) is the RNA content per cell with which equal numbers of cells become a prior.
@@ -318,23 +335,20 @@ def _run(method: str, values: np.ndarray, profiles: _Profiles, chosen, present, 
     from .. import solvers
     from ..models.hpvade._deconvolve import PRIOR_WEIGHT
 
-    total = values.sum(axis=1, keepdims=True)
-    smallest = np.where(values > 0, values, np.inf).min(axis=1)  # one count, in any scaling of counts
     shares, mean_counts, on, index = (
-        torch.from_numpy(x).to(device) for x in (values / total, profiles.mean_counts, present, chosen)
+        torch.from_numpy(x).to(device) for x in (batch.bulk.shares, profiles.mean_counts, batch.present, chosen)
     )
     baseline = solvers.nnls(shares, mean_counts * on[:, None])
     arguments = [shares[:, index], (mean_counts / mean_counts.sum(dim=0))[index]]
     if method == "music":
         arguments.append(torch.from_numpy(profiles.variance).to(device)[index])
     if method == "robust":
-        depth = (total[:, 0] / smallest).clip(max=_MAX_DEPTH)
         # as the model: drawn to equal numbers of cells where no gene decides
         equal = torch.from_numpy(content / content.sum()).to(device).expand(len(shares), -1)
         options = {
             "anchor": equal,
             "anchor_weight": PRIOR_WEIGHT,
-            "depth": torch.from_numpy(depth).to(device),
+            "depth": torch.from_numpy(batch.bulk.depth).to(device),
         } | options
     found = getattr(solvers, method)(*arguments, **options)
     rna = found.rna_proportions if method == "robust" else found

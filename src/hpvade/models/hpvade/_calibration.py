@@ -148,7 +148,7 @@ class CalibrationMethods:
         finally:
             self.module.size_offset.copy_(earlier)
         cells = self.module.rna_to_cells(found.rna, found.sizes).double().cpu().numpy()
-        table = pd.DataFrame(cells, index=bulk_adata.obs_names.astype(str), columns=self.cell_types)
+        table = pd.DataFrame(cells, index=found.bulk.obs_names.astype(str), columns=self.cell_types)
         predicted, truth = compare(table[table.index.isin(measured.index)], measured, mapping)
         fitted = fit_offsets(predicted.to_numpy(), truth.to_numpy())
         _refuse_contradiction(fitted, truth)

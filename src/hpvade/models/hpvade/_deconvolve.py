@@ -11,7 +11,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from ..._keys import Keys
-from ...io._bulk import AlignedBulk, read_bulk
+from ...io._bulk import MAX_DEPTH, AlignedBulk
+from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
 
 UNKNOWN = "unknown"  # name of the column
@@ -19,7 +20,6 @@ UNKNOWN = "unknown"  # name of the column
 # of which nothing is known (a uniform Dirichlet).
 PRIOR_WEIGHT = 0.1
 Prior = str | Mapping[str, float] | pd.DataFrame
-MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
 ABUNDANT_GENES = 500
 # Held-out cells of a reference's own study lie at 0.19 to 0.42, real bulk of other platforms at 0.52 to 0.86 (four
 # references, two cohorts, no truth used: benchmarks/heldout.py).
@@ -85,7 +85,16 @@ class Estimate:
 
 
 @torch.no_grad()
-def estimate(
+def estimate(model, bulk: AnnData, **options) -> Estimate:
+    """Estimate the composition of the usable samples as one cohort, over the genes that all batches measure.
+
+    See `estimates`, of which this is the only one.
+    """
+    return estimates(model, bulk, split=False, **options)[0][1]
+
+
+@torch.no_grad()
+def estimates(
     model,
     bulk: AnnData,
     *,
@@ -97,11 +106,11 @@ def estimate(
     network: bool = False,
     covariance: bool = False,
     **reading,
-) -> Estimate:
-    """Read the bulk and estimate its composition; nothing is written.
+) -> list[tuple[Batch, Estimate]]:
+    """Read the bulk and estimate the composition of each batch; nothing is written.
 
-    `reading` are the arguments of `hpvade.io._bulk.read_bulk`; `network` and `covariance` ask for the network's answer
-    and the covariance of the regression's; the others are those of `HPVADE.deconvolve`.
+    `reading` are the arguments of `hpvade.reference._measured.read_measured`; `network` and `covariance` ask for the
+    network's answer and the covariance of the regression's; the others are those of `HPVADE.deconvolve`.
     """
     if not prior_weight >= 0:
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")
@@ -109,16 +118,22 @@ def estimate(
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
-    aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
+    module, genes = model.module, pd.Index(np.asarray(model.get_var_names()))
+    share = module.mean_counts.double().cpu().numpy()
+    share = share / share.sum(axis=0)
+    informative = (module.gene_score > 0).cpu().numpy()
+    batches = read_measured(bulk, genes, model.cell_types, share, informative, **reading)
     prior = _read_prior(prior, model.cell_types, bulk.obs_names)
-    device = model.module.gene_index.device
-    shares = torch.from_numpy(aligned.values).to(device)
-    present = torch.from_numpy(aligned.present).to(device)
-    if reading.get("missing") == "zero":
-        present = torch.ones_like(present)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
-    options = {"refine": refine, "prior": prior, "batch_size": batch_size, "network": network}
-    return estimate_shares(model, aligned, shares, present, **options, **solver_kwargs)
+    options = {"refine": refine, "batch_size": batch_size, "network": network} | solver_kwargs
+    device, found = module.gene_index.device, []
+    for batch in batches:
+        shares, present = (torch.from_numpy(x).to(device) for x in (batch.bulk.shares, batch.present))
+        own = prior if isinstance(prior, str) else prior[batch.samples]
+        one = estimate_shares(model, batch.bulk, shares, present, prior=own, **options)
+        one.total = torch.from_numpy(batch.bulk.total).to(one.total)
+        found.append((batch, one))
+    return found
 
 
 @torch.no_grad()
@@ -177,56 +192,70 @@ def deconvolve(
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
         _check_unknown(model, bulk, refine)
-    found = estimate(model, bulk, refine=refine, **options)
-    extra = find_unknown(model.module, found) if unknown else None
-    if extra is not None:  # the table of the known types is theirs among themselves until the share is taken off
+    cohorts = estimates(model, bulk, refine=refine, split=not unknown, **options)
+    extra = None
+    if unknown:  # the table of the known types is theirs among themselves until the share is taken off
+        (batch, found), module = cohorts[0], model.module
+        extra = find_unknown(module, found)
         found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        found.cells = model.module.rna_to_cells(found.rna, found.sizes)
-    by_nnls = nnls(found.shares, model.module.mean_counts * found.present[:, None]) if baseline else None
+        found.cells = module.rna_to_cells(found.rna, found.sizes)
 
-    def table(x: Tensor) -> pd.DataFrame:
-        x = x.double()
-        x = (x / x.sum(dim=1, keepdim=True).clamp(min=1e-300)).cpu().numpy()
-        return pd.DataFrame(x, index=bulk.obs_names.copy(), columns=model.cell_types)
+    def table(fractions) -> pd.DataFrame:
+        parts = []
+        for batch, found in cohorts:
+            x = fractions(found).double()
+            parts.append((batch.samples, (x / x.sum(dim=1, keepdim=True).clamp(min=1e-300)).cpu().numpy()))
+        return placed(bulk, model.cell_types, parts)
 
     def with_unknown(known: pd.DataFrame) -> pd.DataFrame:
         if extra is None:
             return known
-        share = extra.unknown.double().cpu().numpy()
+        share = np.full(len(known), np.nan)
+        share[batch.samples] = extra.unknown.double().cpu().numpy()
         return known.mul(1 - share, axis=0).assign(**{UNKNOWN: share})
 
-    result, rna_table = table(found.cells if fractions == "cell" else found.rna), table(found.rna)
-    provenance = Provenance(
-        hpvade_version=version("hpvade"),
-        model=type(model).__name__,
-        preset=model.preset,
-        fractions=fractions,
-        input_type=found.bulk.input_type,
-        refined=found.fit is not None,
-        n_genes=int(found.bulk.present.sum()),
-        n_genes_missing=int((~found.bulk.present).sum()),
-        gene_overlap=float(found.bulk.overlap),
-        platform_distance=float(found.platform_distance),
-        calibrated=bool(model.module.size_offset.any()),
-        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
-        cell_sizes=pd.DataFrame(
-            {"size": (found.sizes / found.sizes.mean()).double().cpu().numpy()}, index=model.cell_types
-        ),
-    )
+    rna_table = table(lambda found: found.rna)
+    result = table(lambda found: found.cells) if fractions == "cell" else rna_table
+    by_nnls = None
+    if baseline:
+        by_nnls = table(lambda found: nnls(found.shares, model.module.mean_counts * found.present[:, None]))
+    provenance = asdict(_provenance(model, fractions, cohorts)) | exceptions(bulk, [batch for batch, _ in cohorts])
     result, rna_table = with_unknown(result), with_unknown(rna_table)
     bulk.obsm[key_added] = result
     bulk.obsm[Keys.rna(key_added)] = rna_table
     if by_nnls is not None:
-        bulk.obsm[Keys.nnls(key_added)] = table(by_nnls)
+        bulk.obsm[Keys.nnls(key_added)] = by_nnls
     else:  # of an earlier call, about other answers
         bulk.obsm.pop(Keys.nnls(key_added), None)
-    bulk.uns[key_added] = asdict(provenance)
+    bulk.uns[key_added] = provenance
     if extra is not None:
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
         bulk.varm[Keys.unknown(key_added)] = profile.reindex(bulk.var_names).to_frame(UNKNOWN)
         bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
     return result.copy()
+
+
+def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) -> Provenance:
+    """How the tables were made; of several cohorts the genes that all measure, and means over their samples."""
+    measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch, _ in cohorts])
+    weight = np.array([len(batch.samples) for batch, _ in cohorts]) / sum(len(batch.samples) for batch, _ in cohorts)
+    sizes = torch.stack([found.sizes / found.sizes.mean() for _, found in cohorts]).double().cpu().numpy()
+    return Provenance(
+        hpvade_version=version("hpvade"),
+        model=type(model).__name__,
+        preset=model.preset,
+        fractions=fractions,
+        input_type=cohorts[0][0].bulk.input_type,
+        refined=cohorts[0][1].fit is not None,
+        n_genes=int(measured.sum()),
+        n_genes_missing=int((~measured).sum()),
+        gene_overlap=float(measured.mean()),
+        platform_distance=float(weight @ [found.platform_distance for _, found in cohorts]),
+        calibrated=bool(model.module.size_offset.any()),
+        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
+        cell_sizes=pd.DataFrame({"size": weight @ sizes}, index=model.cell_types),
+    )
 
 
 def _read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:

@@ -114,7 +114,7 @@ class ExpressionMethods:
             )
         index = torch.from_numpy(index).to(found.rna.device)
         posterior = _posterior(self.module.signature(), found, index, found.present.nonzero()[:, 0])
-        return self._table(posterior, found, bulk_adata.obs_names, names[index.cpu().numpy()], min_resolved)
+        return self._table(posterior, found, found.bulk.obs_names, names[index.cpu().numpy()], min_resolved)
 
     def _table(self, posterior, found: Estimate, samples: pd.Index, genes: np.ndarray, min_resolved: float) -> AnnData:
         expression, variance, resolved, factor = posterior

@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
 from ..._keys import Keys
+from ...reference._measured import placed
 from ...solvers import marker_genes
 from ._deconvolve import Estimate, estimate
 
@@ -237,9 +238,8 @@ class HierarchyMethods:
         cells, about = found.cells.double().cpu().numpy(), {"hierarchy": tree, "shrink": bool(shrink)}
         if shrink:
             cells, about["own_weight"] = _shrink(cells, _covariance(found), tree)
-        leaves = pd.DataFrame(cells, index=bulk_adata.obs_names.copy(), columns=self.cell_types)
-        leaves = leaves.div(leaves.sum(axis=1), axis=0)
-        tables = {level: leaves.T.groupby(tree[level], sort=False).sum().T for level in tree}
+        leaves = placed(bulk_adata, self.cell_types, [(found.bulk.usable, cells / cells.sum(axis=1, keepdims=True))])
+        tables = {level: leaves.T.groupby(tree[level], sort=False).sum(min_count=1).T for level in tree}
         tables[LEAF] = leaves
         for level, table in tables.items():
             table.columns.name = None

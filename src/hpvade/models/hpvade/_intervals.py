@@ -8,8 +8,10 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from ...io._bulk import OnBadSample
 from ...reference._folds import Fold
-from ._deconvolve import PRIOR_WEIGHT, Estimate, estimate, to_shares, trust_in_published_sizes
+from ...reference._measured import placed
+from ._deconvolve import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_published_sizes
 
 # Scale of the standard deviations on another study or platform, where genes err together and about one in four is an
 # independent draw, and standard deviation of log RNA content per cell between published tables. Both set once on
@@ -74,6 +76,8 @@ class IntervalMethods:
         input_type: str = "auto",
         missing: str = "mean",
         gene_length_key: str | None = None,
+        batch_key: str | None = None,
+        on_bad_sample: OnBadSample = "raise",
         batch_size: int | None = None,
     ) -> pd.DataFrame:
         r"""Intervals around the proportions of every sample.
@@ -105,12 +109,13 @@ class IntervalMethods:
         mapping
             Intervals of sums of types, ``{type: group}``, as in :func:`hpvade.tl.evaluate`: types not named are
             left out and the groups close to one. All types by themselves when None.
-        layer, input_type, missing, gene_length_key, batch_size
+        layer, input_type, missing, gene_length_key, batch_key, on_bad_sample, batch_size
             As for :meth:`deconvolve`.
 
         Returns
         -------
-        Samples x (type or group, bound), with the bounds ``"lower"``, ``"median"`` and ``"upper"``, between 0 and 1.
+        Samples x (type or group, bound), with the bounds ``"lower"``, ``"median"`` and ``"upper"``, between 0 and 1;
+        NaN for samples that were skipped.
 
         Raises
         ------
@@ -140,7 +145,7 @@ class IntervalMethods:
             raise ValueError(f"n_draws={n_draws!r}; expected at least 20, or the bounds are single draws.")
         if fractions not in ("cell", "rna"):
             raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
-        found = estimate(
+        cohorts = estimates(
             self,
             bulk_adata,
             batch_size=batch_size or 256,
@@ -149,26 +154,33 @@ class IntervalMethods:
             missing=missing,
             gene_length_key=gene_length_key,
             covariance=True,
+            batch_key=batch_key,
+            on_bad_sample=on_bad_sample,
         )
         groups, member = _groups(self.cell_types, mapping)
-        member = member.to(found.rna.device)
         tail = (1 - level) / 2
-        points = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64, device=found.rna.device)
+        points = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64, device=member.device)
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.arange(len(found.rna)).split(256)
+        columns = pd.MultiIndex.from_product([groups, ["lower", "median", "upper"]], names=["type", "bound"])
+        parts = [
+            (batch.samples, self._bounds(found, member, points, n_draws, fractions, generator))
+            for batch, found in cohorts
+        ]
+        return placed(bulk_adata, columns, parts)
+
+    def _bounds(self, found: Estimate, member: Tensor, points: Tensor, n_draws: int, fractions: str, generator):
+        """Bounds of one cohort (samples x (groups and bounds))."""
+        member, points = member.to(found.rna.device), points.to(found.rna.device)
         distance = trust_in_published_sizes(found.platform_distance)
         other = 0.0 if self.module.size_offset.any() else SIZE_SD_OTHER  # calibrated sizes are measured on the platform
         sizes = _draw_sizes(found.sizes, _towards(self.module.size_sd, other, distance), n_draws, generator)
         scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
         bounds = []
-        for block in rows:
+        for block in torch.arange(len(found.rna)).split(256):
             drawn = _draw(found, block, sizes, fractions, scale, generator) @ member
             drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
             bounds.append(torch.quantile(drawn, points, dim=0))
-        bounds = torch.cat(bounds, dim=1)
-        columns = pd.MultiIndex.from_product([groups, ["lower", "median", "upper"]], names=["type", "bound"])
-        values = bounds.permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
-        return pd.DataFrame(values, index=bulk_adata.obs_names.copy(), columns=columns)
+        return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
 
 
 def _groups(types: list[str], mapping: Mapping[str, str] | None) -> tuple[list[str], Tensor]:

@@ -13,11 +13,11 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField
+from scvi.data.fields import LayerField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
-from ...io._bulk import InputType, Missing
+from ...io._bulk import InputType, Missing, OnBadSample
 from ...io._rows import use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
@@ -29,6 +29,7 @@ from ...train._fit import check_options, fit, saved_split
 from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods, choose_device
+from .._fields import UsedCategoriesField
 from ._calibration import CalibrationMethods
 from ._deconvolve import PRIOR_WEIGHT, deconvolve
 from ._detection import DetectionMethods
@@ -170,9 +171,9 @@ class HPVADE(
         use_sparse_matrix(adata, layer)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
+            UsedCategoriesField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            UsedCategoriesField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            UsedCategoriesField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -301,7 +302,7 @@ class HPVADE(
         self._describe(data.whole_signature)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
-        self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
+        self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix().set_axis(self.adata.var_names)
 
     def deconvolve(
         self,
@@ -320,6 +321,8 @@ class HPVADE(
         batch_size: int | None = None,
         gene_length_key: str | None = None,
         baseline: bool = True,
+        batch_key: str | None = None,
+        on_bad_sample: OnBadSample = "raise",
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -336,8 +339,10 @@ class HPVADE(
             ``"auto"`` tells counts from linear normalised values and refuses logged ones; ``"counts"``, ``"cpm"``,
             ``"tpm"``, ``"fpkm"`` are taken as linear; ``"log1p"`` and ``"log2"`` are undone.
         missing
-            Genes of the model that the bulk lacks: left out with a warning (``"mean"``), taken as zero expression
-            (``"zero"``) or refused (``"error"``). Below half of the genes it is an error in any case.
+            Genes of the model that the bulk lacks: left out with a warning that names the pairs of types that suffer
+            (``"mean"``), taken as zero expression (``"zero"``) or refused (``"error"``). It is an error in any case
+            when most pairs of types have less than three genes' worth of information left. With ``"mean"``, genes
+            without a read in any sample, though every type of the reference expects many, count as missing, too.
         fractions
             ``"cell"``: fractions of cells; ``"rna"``: fractions of RNA.
         key_added
@@ -363,20 +368,34 @@ class HPVADE(
             Column of `bulk_adata.var` with gene lengths in bases, to divide full-length counts by.
         baseline
             Also solve by plain NNLS, which :func:`hpvade.tl.evaluate` prints beside the answer.
+        batch_key
+            Column of `bulk_adata.obs`: each batch is a cohort of its own, with its genes, gene factor and weights.
+            Without it, groups of samples that lack the same genes are found, as a join of two cohorts leaves them.
+        on_bad_sample
+            Samples without expression, or with NaN, infinite or negative values: an error that names them all
+            (``"raise"``), or rows of NaN and a warning (``"skip"``). Samples that look logged among linear ones are
+            skipped with a warning either way; a linear `input_type` overrules that.
 
         Returns
         -------
-        Samples x types, rows sum to one. The same table is written to ``bulk_adata.obsm[key_added]``, fractions of
-        RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to ``obsm[key_added + "_nnls"]``, and how they were made
-        to ``bulk_adata.uns[key_added]``.
+        Samples x types, rows sum to one; NaN for samples that were skipped. The same table is written to
+        ``bulk_adata.obsm[key_added]``, fractions of RNA to ``obsm[key_added + "_rna"]``, the NNLS baseline to
+        ``obsm[key_added + "_nnls"]``, and how they were made to ``bulk_adata.uns[key_added]``, with a table
+        ``"skipped"`` of samples and tables ``"batches"`` and ``"batch_of"`` where there are any.
 
         Raises
         ------
         RuntimeError
             The model is not trained.
         ValueError, KeyError
-            The bulk is logged, transposed, empty, shares too few genes, or holds negative or non-finite values; an
-            option is unknown. `bulk_adata` is then unchanged.
+            The bulk is logged, transposed, empty, tells too few types apart, or has bad samples; an option is unknown.
+            `bulk_adata` is then unchanged.
+
+        Warns
+        -----
+        UserWarning
+            Genes are missing or were filled with zeros; samples are skipped; samples have too few reads to say more
+            than equal parts of all types would.
         """
         return deconvolve(
             self,
@@ -394,6 +413,8 @@ class HPVADE(
             batch_size=batch_size or 256,
             gene_length_key=gene_length_key,
             baseline=baseline,
+            batch_key=batch_key,
+            on_bad_sample=on_bad_sample,
         )
 
     def evaluate(
