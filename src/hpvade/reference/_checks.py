@@ -22,6 +22,8 @@ def check_reference(
     layer: str | None = None,
     batch_key: str | None = None,
     sample_key: str | None = None,
+    study_key: str | None = None,
+    n_cells_key: str | None = None,
 ) -> None:
     """Refuse a reference that a model could not learn from, before anything is written.
 
@@ -35,8 +37,10 @@ def check_reference(
         Column of `adata.obs` with one cell type per cell. Unused categories are ignored.
     layer
         Layer with the counts; `adata.X` when None.
-    batch_key, sample_key
-        Columns of `adata.obs` with the batch and the donor or sample of each cell.
+    batch_key, sample_key, study_key
+        Columns of `adata.obs` with the batch, the donor or sample, and the study of each cell.
+    n_cells_key
+        Column of `adata.obs` with the number of cells in each row, where rows are sums of cells.
 
     Raises
     ------
@@ -63,8 +67,15 @@ def check_reference(
     """
     _check_own(adata)
     check_column(adata.obs, "labels_key", labels_key)
-    _check_types(adata.obs[labels_key], labels_key)
-    check_cells(adata, layer=layer, columns={"batch_key": batch_key, "sample_key": sample_key})
+    if n_cells_key is None:
+        _check_types(adata.obs[labels_key], labels_key)
+    else:
+        check_column(adata.obs, "n_cells_key", n_cells_key)
+        _check_types(adata.obs[labels_key], labels_key, _check_n_cells(adata.obs[n_cells_key], n_cells_key))
+    columns = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key}
+    check_cells(adata, layer=layer, columns=columns)
+    if study_key is not None:
+        _check_studies(adata.obs[study_key], adata.obs[labels_key], study_key)
 
 
 def check_cells(
@@ -131,9 +142,39 @@ def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
         )
 
 
-def _check_types(labels: pd.Series, key: str) -> None:
+def _check_n_cells(values: pd.Series, key: str) -> np.ndarray:
+    """Numbers of cells in each row (rows,); ValueError that names the first that is none."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    bad = ~(np.isfinite(numbers) & (numbers >= 1) & is_integer(numbers))
+    if bad.any():
+        raise ValueError(
+            f"adata.obs[{key!r}] is {values.iloc[int(bad.argmax())]!r} for row {str(values.index[bad.argmax()])!r} "
+            f"({bad.sum()} such rows); expected the number of cells that each row sums up, a whole number above 0."
+        )
+    if (numbers == 1).mean() > 0.5:
+        raise ValueError(
+            f"adata.obs[{key!r}] is 1 for {(numbers == 1).sum()} of {len(numbers)} rows, which are single cells then; "
+            "expected sums. Leave n_cells_key out for cells, and sum up cells that stand among sums with "
+            "`hpvade.pp.summarize`."
+        )
+    return numbers
+
+
+def _check_studies(studies: pd.Series, labels: pd.Series, key: str) -> None:
+    """Every study has two types or more."""
+    n_types = labels.astype(str).groupby(studies.astype(str)).nunique()
+    if len(single := n_types[n_types < 2]):
+        raise ValueError(
+            f"adata.obs[{key!r}]: study {single.index[0]!r} has one type only; expected two or more, or nothing says "
+            "how it sees genes. Leave it out, or merge it with another study of its protocol."
+        )
+
+
+def _check_types(labels: pd.Series, key: str, n_cells: np.ndarray | None = None) -> None:
     """Number, size and names of the types that occur in `labels`."""
     sizes = labels.value_counts()
+    if n_cells is not None:
+        sizes = pd.Series(n_cells, index=labels.index).groupby(labels, observed=True).sum().astype(int)
     sizes = sizes[sizes > 0].rename(index=str)
     if len(sizes) < 2:
         raise ValueError(f"adata.obs[{key!r}] has only one type, {sizes.index[0]!r}; deconvolution needs at least two.")

@@ -49,6 +49,7 @@ def sum_chunks(
     chunk_size: int = 10,
     max_chunks: int = 2000,
     also: Callable[[slice, sparse.csr_matrix], None] | None = None,
+    n_cells: np.ndarray | None = None,
 ) -> ChunkSums:
     """Sum the counts of random disjoint groups of cells, each of one donor and type, in one pass over the rows.
 
@@ -70,6 +71,8 @@ def sum_chunks(
         See `hpvade.simulate.assign_chunks`.
     also
         Called with every block of rows, for what else one pass over the rows can tell.
+    n_cells
+        Cells in each row (rows,), where rows are sums of cells.
     """
     indices = np.arange(len(types)) if indices is None else np.sort(indices)
     chunk = np.full(len(types), -1)
@@ -90,7 +93,7 @@ def sum_chunks(
         counts,
         types[first],
         donors[first],
-        np.bincount(chunk[indices], minlength=n_chunks),
+        np.bincount(chunk[indices], None if n_cells is None else n_cells[indices], n_chunks).astype(np.int64),
         counts.sum(axis=1, dtype=np.float64),
         n_types,
     )

@@ -20,7 +20,8 @@ class Studies:
     ----------
     mean_counts
         (studies x genes x types): mean counts per cell, all studies at the depth of the largest. Types that a study
-        lacks come from those that have them, moved by how the study sees the genes of the types that both have.
+        lacks come from those that have them, moved by how the study sees the genes of the types that both have. Genes
+        that it lacks have the others' means, so that columns compare; they take no part in a fit.
     measured
         bool (studies x genes): genes that the study has counts of.
     own
@@ -65,7 +66,8 @@ def combine_studies(chunks: ChunkSums, study: np.ndarray, names: list[str]) -> S
     for s, k in zip(*np.nonzero(~own), strict=True):
         lenders = own[:, k]
         theirs, types = _mean(found[lenders], measured[lenders], own[lenders]), own[s] & own[lenders].any(axis=0)
-        borrowed[s][:, k] = theirs[:, k] * _platform_factor(found[s][:, types], theirs[:, types]) * measured[s]
+        borrowed[s][:, k] = theirs[:, k] * _platform_factor(found[s][:, types], theirs[:, types])
+    borrowed = np.where(measured[:, :, None], borrowed, combined)
     cells = np.bincount(chunks.types, weights=chunks.n_cells, minlength=n_types)
     return Studies(borrowed, measured, own, Signature(combined, cells / cells.sum()))
 

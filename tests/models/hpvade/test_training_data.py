@@ -33,7 +33,8 @@ def test_hp13_chunks_and_signature_for_training_are_those_of_training_cells():
 def test_the_whole_signature_is_that_of_training_and_validation_cells():
     cells = np.concatenate(SPLIT[:2])
     expected = reference_signature(sum_chunks(counts, types, donors, 3, np.random.default_rng(0), indices=cells))
-    found = data().whole_signature
+    found, studies = data().whole
+    assert studies is None
     np.testing.assert_allclose(found.mean_counts, expected.mean_counts, rtol=1e-6)
     np.testing.assert_allclose(found.composition, np.bincount(types[cells]) / len(cells))
 
@@ -47,7 +48,7 @@ def test_the_cells_are_read_once():
             return super().__getitem__(key)
 
     training = data(X=Counted(counts))
-    training.streams(BulkSimulation(), 5), list(training.folds()), training.some_cells(), training.whole_signature
+    training.streams(BulkSimulation(), 5), list(training.folds()), training.some_cells(), training.whole
     assert len(reads) == 1
 
 

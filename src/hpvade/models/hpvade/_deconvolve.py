@@ -14,6 +14,7 @@ from ..._keys import Keys
 from ...io._bulk import MAX_DEPTH, AlignedBulk
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
+from ._consensus import StudyFit, average, disagreement
 
 UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
@@ -42,6 +43,7 @@ class Provenance:
     platform_distance: float
     calibrated: bool
     cell_sizes: pd.DataFrame
+    studies: pd.DataFrame | None = None
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Estimate:
         (types,): RNA content per cell that turned one into the other.
     platform_distance
         See `platform_distance`; 0 without refinement.
+    studies
+        The answer with each study's signature, of which `rna` and `cells` are the means; none with one study.
     """
 
     bulk: AlignedBulk
@@ -82,6 +86,7 @@ class Estimate:
     cells: Tensor
     sizes: Tensor
     platform_distance: float
+    studies: tuple[StudyFit, ...] = ()
 
 
 @torch.no_grad()
@@ -159,10 +164,10 @@ def estimate_shares(
     by_network = isinstance(prior, str) and prior == "network"
     # small blocks stay in the processor's cache through every step
     total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
-    answer, genes, fit, distance, trust = None, None, None, 0.0, 0.0
+    answer, genes, fit, distance = None, None, None, 0.0
     if network or by_network or not refine:
         answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
-    umi = module.mean_counts.sum(dim=0)
+    umi, studies = module.mean_counts.sum(dim=0), ()
     if not refine:
         rna = module.cells_to_rna(answer, umi)
     else:
@@ -172,14 +177,41 @@ def estimate_shares(
         options = {"anchor_weight": anchor_weight} | solver_kwargs
         genes, fit = module.refine(shares, present, depth, anchor, **options)
         rna = fit.rna_proportions
-        few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
-        signature = module.signature()[present] / module.signature().sum(dim=0)
-        distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
-        trust = trust_in_published_sizes(distance)
-    sizes = umi * module.size_ratio ** (trust if model.cell_size == "pooled" else 1.0)  # others were asked for by name
-    sizes = sizes * torch.exp(-module.size_offset)
+        distance = cohort_distance(shares, present, rna, module.signature())
+        studies = tuple(
+            _study_fit(model, s, shares, present, depth, cells, **options) for s in range(module.n_studies)
+        )[: len(model.studies)]
+    sizes = _sizes(model, umi, module.size_ratio, distance)
     cells = module.rna_to_cells(rna, sizes)
-    return Estimate(aligned, shares, present, total, depth, answer, genes, fit, rna, cells, sizes, distance)
+    if studies:
+        rna, cells = (average([getattr(study, name) for study in studies]) for name in ("rna", "cells"))
+    return Estimate(aligned, shares, present, total, depth, answer, genes, fit, rna, cells, sizes, distance, studies)
+
+
+def _study_fit(model, s: int, shares: Tensor, present: Tensor, depth: Tensor, prior: Tensor, **options) -> StudyFit:
+    """The answer with the signature of one study, on the genes that it has; `prior` are fractions of cells."""
+    module, signature = model.module, model.module.study_signature(s)
+    present = present & module.study_measured[s]
+    umi = module.study_mean_counts[s].sum(dim=0)
+    anchor = module.cells_to_rna(prior, umi)
+    genes, fit = module.refine(shares, present, depth, anchor, signature=signature, **options)
+    distance = cohort_distance(shares, present, fit.rna_proportions, signature)
+    sizes = _sizes(model, umi, module.study_size_ratio[s], distance)
+    cells = module.rna_to_cells(fit.rna_proportions, sizes)
+    return StudyFit(model.studies[s], genes, fit, fit.rna_proportions, cells, sizes, distance)
+
+
+def cohort_distance(shares: Tensor, present: Tensor, rna: Tensor, signature: Tensor) -> float:
+    """`platform_distance` between up to 256 samples and what their fractions of RNA make of the signature."""
+    few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
+    expected = rna[few] @ (signature[present] / signature.sum(dim=0)).T
+    return platform_distance(shares[few][:, present], expected)
+
+
+def _sizes(model, umi: Tensor, ratio: Tensor, distance: float) -> Tensor:
+    """RNA content per cell (types,): the reference's counts, pooled with tables as far as the platform is another."""
+    trust = trust_in_published_sizes(distance) if model.cell_size == "pooled" else 1.0  # others were asked for by name
+    return umi * ratio**trust * torch.exp(-model.module.size_offset)
 
 
 @torch.no_grad()
@@ -197,8 +229,13 @@ def deconvolve(
     if unknown:  # the table of the known types is theirs among themselves until the share is taken off
         (batch, found), module = cohorts[0], model.module
         extra = find_unknown(module, found)
-        found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        found.cells = module.rna_to_cells(found.rna, found.sizes)
+        known = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        if found.studies:  # the mean over studies, moved as the unknown moves the fit of all studies together
+            known = (found.rna + known - found.fit.rna_proportions).clamp(min=0)
+            known = known / known.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        same = extra.unknown[:, None] == 0
+        found.cells = torch.where(same, found.cells, module.rna_to_cells(known, found.sizes))
+        found.rna = torch.where(same, found.rna, known)
 
     def table(fractions) -> pd.DataFrame:
         parts = []
@@ -220,6 +257,7 @@ def deconvolve(
     if baseline:
         by_nnls = table(lambda found: nnls(found.shares, model.module.mean_counts * found.present[:, None]))
     provenance = asdict(_provenance(model, fractions, cohorts)) | exceptions(bulk, [batch for batch, _ in cohorts])
+    provenance = {name: value for name, value in provenance.items() if value is not None}
     result, rna_table = with_unknown(result), with_unknown(rna_table)
     bulk.obsm[key_added] = result
     bulk.obsm[Keys.rna(key_added)] = rna_table
@@ -241,7 +279,20 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch, _ in cohorts])
     weight = np.array([len(batch.samples) for batch, _ in cohorts]) / sum(len(batch.samples) for batch, _ in cohorts)
     sizes = torch.stack([found.sizes / found.sizes.mean() for _, found in cohorts]).double().cpu().numpy()
+    studies = None
+    if cohorts[0][1].studies:
+        parts = [
+            pd.DataFrame(
+                {
+                    "platform_distance": {study.name: study.platform_distance for study in found.studies},
+                    "disagreement": disagreement(found.studies),
+                }
+            )
+            for _, found in cohorts
+        ]
+        studies = sum(share * part for share, part in zip(weight, parts, strict=True))
     return Provenance(
+        studies=studies,
         hpvade_version=version("hpvade"),
         model=type(model).__name__,
         preset=model.preset,
@@ -297,7 +348,8 @@ def find_unknown(module, found: Estimate) -> UnknownFit:
     signature = module.signature()
     signature = (signature / signature.sum(dim=0))[found.present]
     allowed = (module.gene_score > 0)[found.present]
-    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth, known=found.rna)
+    known = found.fit.rna_proportions
+    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth, known=known)
 
 
 def _similarity(model, found: Estimate, extra: UnknownFit) -> pd.DataFrame:

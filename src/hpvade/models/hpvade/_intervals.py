@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
@@ -11,6 +12,7 @@ from torch import Tensor
 from ...io._bulk import OnBadSample
 from ...reference._folds import Fold
 from ...reference._measured import placed
+from ._consensus import StudyFit
 from ._deconvolve import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_published_sizes
 
 # Scale of the standard deviations on another study or platform, where genes err together and about one in four is an
@@ -90,7 +92,7 @@ class IntervalMethods:
         another platform, where genes err together. Each draw divides by its own RNA content per cell, log-normal around
         the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform
         unless :meth:`calibrate` has measured the level there.
-        Similar types, few reads and a
+        With several studies, each draw weighs them anew, so that their spread is inside. Similar types, few reads and a
         distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
         a truth that counts other cells than the reference's labels do.
 
@@ -171,16 +173,37 @@ class IntervalMethods:
     def _bounds(self, found: Estimate, member: Tensor, points: Tensor, n_draws: int, fractions: str, generator):
         """Bounds of one cohort (samples x (groups and bounds))."""
         member, points = member.to(found.rna.device), points.to(found.rna.device)
-        distance = trust_in_published_sizes(found.platform_distance)
+        fits = found.studies or (found,)
         other = 0.0 if self.module.size_offset.any() else SIZE_SD_OTHER  # calibrated sizes are measured on the platform
-        sizes = _draw_sizes(found.sizes, _towards(self.module.size_sd, other, distance), n_draws, generator)
-        scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
+        weights = _study_weights(len(fits), n_draws, generator).to(points)
+        size_noise = torch.randn((n_draws, found.rna.shape[1]), generator=generator, dtype=torch.float64).to(points)
         bounds = []
         for block in torch.arange(len(found.rna)).split(256):
-            drawn = _draw(found, block, sizes, fractions, scale, generator) @ member
+            shape = (n_draws, len(block), found.rna.shape[1])
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(points)
+            drawn = 0.0
+            for weight, fit in zip(weights.T, fits, strict=True):  # the noise is theirs in common: the bulk's platform
+                distance = trust_in_published_sizes(fit.platform_distance)
+                sizes = fit.sizes.double() * torch.exp(_towards(self.module.size_sd, other, distance) * size_noise)
+                scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
+                drawn = drawn + weight[:, None, None] * _draw(fit, block, sizes, fractions, scale, noise)
+            drawn = drawn @ member
             drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
             bounds.append(torch.quantile(drawn, points, dim=0))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
+
+
+def _study_weights(n_studies: int, n_draws: int, generator: torch.Generator) -> Tensor:
+    """Weights (draws x studies) under which the weighted mean varies as the mean of that many studies does.
+
+    Dirichlet weights of concentration a have variance s^2 / (n a + 1) around the mean, s^2 the variance of the studies;
+    the mean of n studies has s^2 / (n - 1), so a = (n - 2) / n. Two studies are drawn as one or the other.
+    """
+    if n_studies == 1:
+        return torch.ones(n_draws, 1)
+    concentration = max(n_studies - 2, 0.1) / n_studies
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    return torch.from_numpy(rng.dirichlet(np.full(n_studies, concentration), n_draws))
 
 
 def _groups(types: list[str], mapping: Mapping[str, str] | None) -> tuple[list[str], Tensor]:
@@ -198,21 +221,14 @@ def _towards(same: Tensor, other: float, distance: float) -> Tensor:
     return same + (other - same).clamp(min=0) * distance
 
 
-def _draw_sizes(sizes: Tensor, sd: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-    """RNA content per cell (draws x types), shared by the cohort."""
-    noise = torch.randn((n_draws, len(sizes)), generator=generator, dtype=torch.float64).to(sizes.device)
-    return sizes.double() * torch.exp(sd * noise)
-
-
 def _draw(
-    found: Estimate, rows: Tensor, sizes: Tensor, fractions: str, scale: Tensor, generator: torch.Generator
+    fit: Estimate | StudyFit, rows: Tensor, sizes: Tensor, fractions: str, scale: Tensor, noise: Tensor
 ) -> Tensor:
-    """Fractions (draws x samples x types) of some samples."""
-    rna, covariance = found.rna[rows].double(), found.fit.covariance[rows]
+    """Fractions (draws x samples x types) of some samples, from standard normal `noise` of that shape."""
+    rna, covariance = fit.fit.rna_proportions[rows].double(), fit.fit.covariance[rows]
     value, vector = torch.linalg.eigh(covariance)
-    root = scale[:, None] * vector * value.clamp(min=0).sqrt()[:, None, :]
-    noise = torch.randn((len(sizes), *rna.shape, 1), generator=generator, dtype=torch.float64).to(rna.device)
-    amounts = (rna + (root @ noise)[..., 0]).clamp(min=0)
+    root = scale[:, None] * (vector * value.clamp(min=0).sqrt()[:, None, :]) @ vector.transpose(1, 2)
+    amounts = (rna + (root @ noise[..., None])[..., 0]).clamp(min=0)
     amounts = torch.where(amounts.sum(dim=-1, keepdim=True) > 0, amounts, rna)
     if fractions == "cell":
         amounts = amounts / sizes[:, None, :]

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField
+from scvi.data.fields import LayerField, NumericalObsField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
@@ -24,6 +24,7 @@ from ...reference._checks import check_reference
 from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
+from ...reference._studies import Studies
 from ...solvers import robust
 from ...train._fit import check_options, fit, saved_split
 from ...train._runner import ResumableTrainRunner
@@ -31,6 +32,7 @@ from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods, choose_device
 from .._fields import UsedCategoriesField
 from ._calibration import CalibrationMethods
+from ._consensus import StudyMethods
 from ._deconvolve import PRIOR_WEIGHT, deconvolve
 from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
@@ -45,6 +47,7 @@ from ._training_data import TrainingData
 # A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
 # if that is shorter, but at least ten steps, so that validation, early stopping and warm-up have epochs to work with.
 _STEPS, _EPOCHS, _MIN_STEPS = 400, 10, 10
+_STUDY, _N_CELLS = "study", "n_cells"  # names in the registry
 
 
 class HPVADE(
@@ -54,6 +57,7 @@ class HPVADE(
     HierarchyMethods,
     CalibrationMethods,
     DetectionMethods,
+    StudyMethods,
     UnsupervisedTrainingMixin,
     BaseModel,
 ):
@@ -119,7 +123,8 @@ class HPVADE(
         cell_sizes(self.cell_types, np.ones(len(self.cell_types)), cell_size)  # refuses bad sizes before training
         stats = self.summary_stats
         module_cls = HPVADEModule if preset == "default" else LiteralModule
-        self.module = module_cls(stats.n_vars, min(n_genes, stats.n_vars), stats.n_labels, stats.n_batch, **settings)
+        sizes = stats.n_vars, min(n_genes, stats.n_vars), stats.n_labels, stats.n_batch, max(len(self.studies), 1)
+        self.module = module_cls(*sizes, **settings)
         self.preset, self.cell_size = preset, cell_size
         self.init_params_ = self._get_init_params(locals())
 
@@ -132,6 +137,8 @@ class HPVADE(
         layer: str | None = None,
         batch_key: str | None = None,
         sample_key: str | None = None,
+        study_key: str | None = None,
+        n_cells_key: str | None = None,
         **kwargs,
     ) -> None:
         """Register the reference. Checks everything first; on an error `adata` is unchanged.
@@ -149,6 +156,13 @@ class HPVADE(
         sample_key
             Column with donors: signatures are averaged over them, and with three or more whole donors are held out.
             The batches when None.
+        study_key
+            Column with studies, where cells come from several. Each has a signature of its own: genes that it lacks
+            (all zero, as an outer join leaves them) are masked, types that it lacks come from the others. Bulk is
+            solved once with each, and the answers are averaged; see :meth:`get_study_proportions`.
+        n_cells_key
+            Column with the number of cells that each row sums up, where rows are sums (:func:`hpvade.pp.summarize`).
+            Everything but the networks works with sums.
         **kwargs
             `source_registry`, when :meth:`load` repeats a setup.
 
@@ -158,7 +172,8 @@ class HPVADE(
             A column or layer is absent.
         ValueError
             Labels are missing, of one type only, or ambiguous; a type has fewer than two cells; values are negative,
-            not finite, logged or all zero; genes are duplicated; `adata` is a view or empty.
+            not finite, logged or all zero; genes are duplicated; `adata` is a view or empty; a study has one type;
+            numbers of cells are no whole numbers above zero, or mostly one.
 
         Examples
         --------
@@ -167,7 +182,15 @@ class HPVADE(
         >>> hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
+        check_reference(
+            adata,
+            labels_key,
+            layer=layer,
+            batch_key=batch_key,
+            sample_key=sample_key,
+            study_key=study_key,
+            n_cells_key=n_cells_key,
+        )
         use_sparse_matrix(adata, layer)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
@@ -175,6 +198,10 @@ class HPVADE(
             UsedCategoriesField(REGISTRY_KEYS.LABELS_KEY, labels_key),
             UsedCategoriesField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
+        if study_key is not None:
+            fields.append(UsedCategoriesField(_STUDY, study_key))
+        if n_cells_key is not None:
+            fields.append(NumericalObsField(_N_CELLS, n_cells_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -184,6 +211,13 @@ class HPVADE(
         """Names of the cell types, in the order of every result."""
         states = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
         return [str(name) for name in states["categorical_mapping"]]
+
+    @property
+    def studies(self) -> list[str]:
+        """Names of the studies of the reference; none where `study_key` was not given or named one study."""
+        field = self.registry["field_registries"].get(_STUDY)
+        names = [] if field is None else [str(name) for name in field["state_registry"]["categorical_mapping"]]
+        return names if len(names) > 1 else []
 
     def train(
         self,
@@ -253,8 +287,16 @@ class HPVADE(
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         simulation = self._simulation(simulation_kwargs or {})
         rng = torch_rng()
-        types, donors = self._codes(REGISTRY_KEYS.LABELS_KEY), self._codes(REGISTRY_KEYS.SAMPLE_KEY)
+        types, donors, study_of_donor = self._codes(REGISTRY_KEYS.LABELS_KEY), *self._donors()
         split = saved_split(self, ckpt_path)
+        n_cells = self._registered_n_cells()
+        if n_cells is not None:
+            if max_epochs:
+                raise ValueError(
+                    f"max_epochs={max_epochs}, and the rows of this reference are sums of cells (n_cells_key); the "
+                    "networks learn from single cells. Use train() or train(max_epochs=0)."
+                )
+            max_epochs, split = 0, (np.arange(self.adata.n_obs), *np.zeros((2, 0), dtype=np.int64))
         if split is None:
             split = split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
         X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -267,6 +309,9 @@ class HPVADE(
             len(self.module.gene_index),
             split,
             rng,
+            study_of_donor,
+            self.studies,
+            n_cells,
         )
         if max_epochs == 0 and ckpt_path is None:
             self._without_networks(split, choose_device(accelerator, devices if isinstance(devices, str) else "auto"))
@@ -299,7 +344,7 @@ class HPVADE(
                 **trainer_kwargs,
             )
             self.module.network_trained.fill_(True)
-        self._describe(data.whole_signature)
+        self._describe(*data.whole)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
         self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix().set_axis(self.adata.var_names)
@@ -575,13 +620,34 @@ class HPVADE(
         bulk = torch.cat([batch["bulk"] for batch in stream])
         self.module.initialise(data.some_cells(), bulk)
 
-    def _describe(self, signature: Signature) -> None:
+    def _describe(self, signature: Signature, studies: Studies | None = None) -> None:
         """Tell the module what cells say about the types."""
-        umi = signature.mean_counts.sum(axis=0)
-        ratio = cell_sizes(self.cell_types, umi, self.cell_size) / umi
         score = gene_scores(signature.mean_counts, np.asarray(self.get_var_names()))
-        tensors = (score, signature.mean_counts, signature.composition, ratio / ratio.mean())
-        self.module.set_reference(*(torch.as_tensor(value) for value in tensors))
+        tensors = (score, signature.mean_counts, signature.composition, self._size_ratio(signature.mean_counts))
+        self.module.set_reference(*map(torch.as_tensor, tensors))
+        if studies is not None:
+            ratios = np.stack([self._size_ratio(mean_counts) for mean_counts in studies.mean_counts])
+            self.module.set_studies(*map(torch.as_tensor, (studies.mean_counts, studies.measured, ratios)))
+
+    def _size_ratio(self, mean_counts: np.ndarray) -> np.ndarray:
+        """What turns the counts per cell of each type into its pooled size (types,), with mean one."""
+        umi = mean_counts.sum(axis=0)
+        ratio = cell_sizes(self.cell_types, umi, self.cell_size) / umi
+        return ratio / ratio.mean()
+
+    def _donors(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Donor of every row, told apart by study, and the study of every donor; None with one study."""
+        donors = self._codes(REGISTRY_KEYS.SAMPLE_KEY)
+        if not self.studies:
+            return donors, None
+        both, donors = np.unique(self._codes(_STUDY) * (donors.max() + 1) + donors, return_inverse=True)
+        return donors, both // (self._codes(REGISTRY_KEYS.SAMPLE_KEY).max() + 1)
+
+    def _registered_n_cells(self) -> np.ndarray | None:
+        """Cells in each row, where rows are sums of cells."""
+        if _N_CELLS not in self.registry["field_registries"]:
+            return None
+        return self.adata_manager.get_from_registry(_N_CELLS).ravel().astype(float)
 
     def _without_networks(self, split: tuple[np.ndarray, np.ndarray, np.ndarray], device: torch.device) -> None:
         """Count as trained on `split` without a step."""

@@ -22,16 +22,16 @@ class DeconvolutionModule(BaseModuleClass):
 
     Parameters
     ----------
-    n_vars, n_genes, n_types, n_batch
-        Genes of the data, genes the networks see, cell types, batches.
+    n_vars, n_genes, n_types, n_batch, n_studies
+        Genes of the data, genes the networks see, cell types, batches, studies of the reference.
     """
 
     # models saved by earlier versions lack them and keep what they start with
     new_buffers = ("size_offset", "interval_scale", "size_sd")
 
-    def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1):
+    def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, n_studies: int = 1):
         super().__init__()
-        self.n_types, self.n_batch = n_types, n_batch
+        self.n_types, self.n_batch, self.n_studies = n_types, n_batch, n_studies
         self.register_buffer("gene_index", torch.arange(n_genes))
         self.register_buffer("gene_score", torch.zeros(n_vars))
         self.register_buffer("mean_counts", torch.ones(n_vars, n_types))
@@ -41,6 +41,10 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
+        if n_studies > 1:  # what each study says, see `hpvade.reference._studies.Studies`
+            self.register_buffer("study_mean_counts", torch.ones(n_studies, n_vars, n_types))
+            self.register_buffer("study_measured", torch.ones(n_studies, n_vars, dtype=torch.bool))
+            self.register_buffer("study_size_ratio", torch.ones(n_studies, n_types))
 
     @staticmethod
     def upgrade(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -50,6 +54,13 @@ class DeconvolutionModule(BaseModuleClass):
     @torch.no_grad()
     def set_reference(self, gene_score, mean_counts, composition, size_ratio) -> None:
         """Fill the buffers with what the cells say: those for training before it, all of them after it."""
+        for name, value in locals().items():
+            if name != "self":
+                getattr(self, name).copy_(value)
+
+    @torch.no_grad()
+    def set_studies(self, study_mean_counts, study_measured, study_size_ratio) -> None:
+        """Fill the buffers with what each study says."""
         for name, value in locals().items():
             if name != "self":
                 getattr(self, name).copy_(value)
@@ -91,7 +102,7 @@ class HPVADEModule(DeconvolutionModule):
 
     Parameters
     ----------
-    n_vars, n_genes, n_types, n_batch
+    n_vars, n_genes, n_types, n_batch, n_studies
         See `DeconvolutionModule`.
     n_hidden, n_latent, n_layers, dropout_rate
         Sizes of the networks.
@@ -107,6 +118,7 @@ class HPVADEModule(DeconvolutionModule):
         n_genes: int,
         n_types: int,
         n_batch: int = 1,
+        n_studies: int = 1,
         *,
         n_hidden: int,
         n_latent: int,
@@ -119,7 +131,7 @@ class HPVADEModule(DeconvolutionModule):
         lambda_bulk_recon: float,
         gene_dropout: float,
     ):
-        super().__init__(n_vars, n_genes, n_types, n_batch)
+        super().__init__(n_vars, n_genes, n_types, n_batch, n_studies)
         self.lambda_kl, self.lambda_proto, self.lambda_ref = lambda_kl, lambda_proto, lambda_ref
         self.lambda_bulk, self.lambda_bulk_recon, self.gene_dropout = lambda_bulk, lambda_bulk_recon, gene_dropout
         self.cell_input = Standardizer(n_genes, scale_free=False)
@@ -158,6 +170,10 @@ class HPVADEModule(DeconvolutionModule):
     def signature(self) -> Tensor:
         """S (all genes x types): measured mean counts per cell times what training learned."""
         return self.mean_counts * self.learned()
+
+    def study_signature(self, study: int) -> Tensor:
+        """`signature` as one study measured it (all genes x types)."""
+        return self.study_mean_counts[study] * self.learned()
 
     def learned(self) -> Tensor:
         """Factors (all genes x types) that training put on the measured signature; 1 where networks do not look."""
@@ -287,14 +303,24 @@ class LiteralModule(DeconvolutionModule):
 
     Parameters
     ----------
-    n_vars, n_genes, n_types, n_batch
+    n_vars, n_genes, n_types, n_batch, n_studies
         See `DeconvolutionModule`.
     n_hidden, n_latent, lambda_kl, lambda_proto, lambda_bulk, lambda_bulk_recon
         Arguments of `HP_VADE`.
     """
 
-    def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, *, n_latent: int, **options):
-        super().__init__(n_vars, n_genes, n_types, n_batch)
+    def __init__(
+        self,
+        n_vars: int,
+        n_genes: int,
+        n_types: int,
+        n_batch: int = 1,
+        n_studies: int = 1,
+        *,
+        n_latent: int,
+        **options,
+    ):
+        super().__init__(n_vars, n_genes, n_types, n_batch, n_studies)
         self.literal = HP_VADE(n_genes, n_latent, n_types, **options)
 
     def initialise(self, cells: Tensor, bulk: Tensor) -> None:

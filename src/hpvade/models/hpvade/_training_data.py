@@ -10,6 +10,7 @@ import torch
 from ...reference._folds import N_FOLDS, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
 from ...reference._signature import Signature, gene_scores, reference_signature, sum_chunks
+from ...reference._studies import Studies, combine_studies
 from ...simulate import ChunkSums
 
 _VALIDATION_SEED = 20150521
@@ -37,6 +38,10 @@ class TrainingData:
         Indices of training, validation and test cells.
     rng
         Source of randomness for the grouping of cells.
+    study_of_donor, study_names
+        int (donors,), study of each donor, and the studies' names; one study when None.
+    n_cells
+        Cells in each row of `X` (rows,), where rows are sums of cells.
     """
 
     X: object
@@ -47,6 +52,9 @@ class TrainingData:
     n_genes: int
     split: tuple[np.ndarray, np.ndarray, np.ndarray]
     rng: np.random.Generator
+    study_of_donor: np.ndarray | None = None
+    study_names: list[str] | None = None
+    n_cells: np.ndarray | None = None
 
     @cached_property
     def _read(self) -> tuple[ChunkSums, np.ndarray, np.ndarray, torch.Tensor]:
@@ -66,6 +74,8 @@ class TrainingData:
             self.n_types,
             self.rng,
             indices=cells,
+            n_cells=self.n_cells,
+            chunk_size=10 if self.n_cells is None else 1,  # sums are chunks already
             also=lambda rows, block: kept.append(block[chosen[rows]].toarray()),
         )
         part, held_out = np.divmod(chunks.donors, 2)
@@ -87,12 +97,18 @@ class TrainingData:
     @cached_property
     def signature(self) -> Signature:
         """Donor-averaged signature of the training cells."""
-        return reference_signature(self.train_chunks)
+        return self._describe(self.train_chunks)[0]
 
     @cached_property
-    def whole_signature(self) -> Signature:
-        """Donor-averaged signature of the training and validation cells."""
-        return reference_signature(self.chunks)
+    def whole(self) -> tuple[Signature, Studies | None]:
+        """Donor-averaged signature of the training and validation cells, and of each study where there are several."""
+        return self._describe(self.chunks)
+
+    def _describe(self, chunks: ChunkSums) -> tuple[Signature, Studies | None]:
+        if self.study_of_donor is None:
+            return reference_signature(chunks), None
+        studies = combine_studies(chunks, self.study_of_donor[chunks.donors], self.study_names)
+        return studies.combined, studies
 
     @cached_property
     def gene_index(self) -> np.ndarray:
