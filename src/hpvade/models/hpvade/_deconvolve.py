@@ -178,9 +178,8 @@ def estimate_shares(
         genes, fit = module.refine(shares, present, depth, anchor, **options)
         rna = fit.rna_proportions
         distance = cohort_distance(shares, present, rna, module.signature())
-        studies = tuple(
-            _study_fit(model, s, shares, present, depth, cells, **options) for s in range(module.n_studies)
-        )[: len(model.studies)]
+        each = range(len(model.studies))
+        studies = tuple(_study_fit(model, s, shares, present, depth, cells, **options) for s in each)
     sizes = _sizes(model, umi, module.size_ratio, distance)
     cells = module.rna_to_cells(rna, sizes)
     if studies:
