@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hpvade as hp
+from hpvade.models.hpvade._deconvolve import PRIOR_WEIGHT
 from hpvade.models.hpvade._intervals import reference_uncertainty
 from hpvade.reference._folds import Fold
 
@@ -35,7 +36,7 @@ def test_scale_and_sizes_are_those_of_the_folds(trained):
     shares, present = bulk / bulk.sum(dim=1, keepdim=True), torch.ones(bulk.shape[1], dtype=torch.bool)
     depth = 1 / torch.where(shares > 0, shares, 1.0).amin(dim=1)
     equal = module.cells_to_rna(torch.ones(10, 4), module.mean_counts.sum(dim=0))
-    _, fit = module.refine(shares, present, depth, equal, anchor_weight=0.02, covariance=True)
+    _, fit = module.refine(shares, present, depth, equal, anchor_weight=PRIOR_WEIGHT, covariance=True)
     centre = torch.eye(4).double() - fit.rna_proportions.double()[:, :, None]
     sd = torch.diagonal(centre @ fit.covariance @ centre.transpose(1, 2), dim1=1, dim2=2).sqrt()
     truth = (fit.rna_proportions + 1.645 * c * sd).detach()
