@@ -7,11 +7,10 @@ The samples of `bulk_retina_demixsc` and `pseudobulk_retina_demixsc` are the sam
 over types of the correlation over samples; `kept` leaves out the four doubtful pairs. Rows that begin with "oracle" use
 the pairs or the truth: they are bounds, no method.
 
-A prior of the gene factor is a spline of gene covariates. Its coefficients come from the cohort's own median residuals
-over all expressed genes by least squares, alternating with the regression: neither pairs nor truth. `length`: exons,
-from DATA_FOLDER/genes. `span`: from start to end of the gene with introns, which nuclei are rich in, from a CSV file of
-symbol and span. Made from `chromosome_locations` of Bioconductor's org.Hs.eg.db (Debian: r-bioc-org.hs.eg.db), the
-longest of
+A prior of the gene factor is a function of gene covariates (`hpvade.solvers.covariate_factor`), fitted to the cohort's
+own median residuals over all expressed genes: neither pairs nor truth. `length`: exons, from DATA_FOLDER/genes. `span`:
+from start to end of the gene with introns, which nuclei are rich in, from a CSV file of symbol and span. Made from
+`chromosome_locations` of Bioconductor's org.Hs.eg.db (Debian: r-bioc-org.hs.eg.db), the longest of
 
     SELECT symbol, ABS(ABS(end_location) - ABS(start_location)) + 1 AS span
     FROM chromosome_locations JOIN gene_info USING (_id) WHERE seqname NOT LIKE '%\\_%' ESCAPE '\\'
@@ -67,29 +66,22 @@ def markers(of: Problem, allowed: np.ndarray | bool = True, **options) -> np.nda
 
 
 def covariates(genes: pd.Index, tables: dict[str, pd.Series], names: list[str]) -> np.ndarray:
-    """Constant and spline of the standardised log covariates (genes x columns); median where a gene has no value."""
-    columns = [np.ones(len(genes))]
-    for name in names:
-        x = np.log(tables[name].reindex(genes).astype(float))
-        z = x.fillna(x.median()).to_numpy()
-        z = (z - z.mean()) / z.std()
-        columns += [z, z**2, z.clip(0), (z - 1).clip(0)]
-    return np.stack(columns, axis=1)
+    """Logs (genes x covariates), NaN where a gene has no value."""
+    return np.stack([np.log(tables[name].reindex(genes).to_numpy(float)) for name in names], axis=1)
 
 
-def covariate_factor(of: Problem, columns: np.ndarray, rounds: int = 5) -> tuple[np.ndarray, float]:
-    """Log gene factor that covariates explain in the cohort's own residuals, and the share that they explain (R2)."""
+def covariate_factor(of: Problem, columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """`hpvade.solvers.covariate_factor` on the expressed genes that the bulk has: log factor, and R2."""
     used = of.present & (of.signature.max(axis=1) > FLOOR) & (gene_scores(of.mean_counts, of.genes.to_numpy()) > 0)
-    prior, share = np.zeros(len(of.genes)), 0.0
-    for _ in range(rounds):
-        fitted = regress(of, prior=prior, gene_factor=False).rna @ (of.signature * np.exp(prior)[:, None]).T
-        fitted *= of.bulk[:, used].sum(axis=1, keepdims=True) / fitted[:, used].sum(axis=1, keepdims=True)
-        seen = np.median(np.log(of.bulk[:, used] + FLOOR) - np.log(fitted[:, used] + FLOOR), axis=0) + prior[used]
-        coefficients = np.linalg.lstsq(columns[used], seen, rcond=None)[0]
-        share = 1 - np.var(seen - columns[used] @ coefficients) / np.var(seen)
-        prior = columns @ coefficients
-        prior -= prior[used].mean()
-    return prior, float(share)
+    arrays = (torch.tensor(x, dtype=torch.float32) for x in (of.bulk, of.signature, columns))
+    options = {"markers": torch.from_numpy(of.markers), "used": torch.from_numpy(used)}
+    found = solvers.covariate_factor(*arrays, **options, depth=torch.tensor(of.depth, dtype=torch.float32))
+    return found.gene_factor.double().numpy(), found.explained
+
+
+def functions(columns: np.ndarray) -> np.ndarray:
+    """The functions of the covariates that `covariate_factor` fits."""
+    return solvers._covariates._functions(torch.tensor(columns)).numpy()
 
 
 def score(fractions: np.ndarray, bulk: ad.AnnData) -> dict:
@@ -199,7 +191,7 @@ def ablation(folder: Path, tables: dict[str, pd.Series]) -> pd.DataFrame:
                                   ("120 genes per type against all others", specific(of, 120))):  # fmt: skip
                 found[f"{label}; {number}"] = solve(of, genes=genes, prior=prior, gene_factor=False)
                 found[f"{label}; gene factor; {number}"] = solve(of, genes=genes, prior=prior)
-        fit = columns @ np.linalg.lstsq(columns, shared, rcond=None)[0]
+        fit = functions(columns) @ np.linalg.lstsq(functions(columns), shared, rcond=None)[0]
         found[f"oracle: {label}, coefficients from the pairs"] = solve(of, prior=fit, gene_factor=False)
         explained[", ".join(names)] = (explained[", ".join(names)], 1 - np.var(shared - fit) / np.var(shared))
     found |= {
