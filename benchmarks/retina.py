@@ -37,6 +37,7 @@ from hpvade.reference._signature import gene_scores
 
 TYPES = ["RGC", "AC", "BC", "HC", "Rod", "Cone", "MG"]
 WEIGHTED = "NNLS, weighted, 60 genes per type"
+COHORTS = ("hoek ", "finotello ", "newman_full ")
 DOUBTFUL = ["Macular_19_D006", "Macular_D027_13", "Macular_19_D007", "Macular_19_D011"]
 
 
@@ -141,8 +142,16 @@ def ablation(folder: Path, tables: dict[str, pd.Series]) -> pd.DataFrame:
     tpm = Problem(**vars(of) | {"bulk": by_length / by_length.sum(axis=1, keepdims=True)})
     pair = np.log(of.bulk + FLOOR / 10) - np.log(summed.bulk + FLOOR / 10)  # measured factor per sample
     shared = np.median(pair, axis=0) - np.median(pair)
-    print(f"Pair factor: sd over markers {shared[of.markers].std():.2f}, beside it per sample "
-          f"{(pair - np.median(pair, axis=0))[:, of.markers].std():.2f}\n")  # fmt: skip
+    beside = (pair - np.median(pair, axis=0))[:, of.markers]
+    _, size, loading = np.linalg.svd(beside - beside.mean(axis=1, keepdims=True), full_matrices=False)
+    level = np.column_stack([np.ones(len(of.markers)), np.log(of.signature[of.markers] + FLOOR)])
+    left = loading[0] - level @ np.linalg.lstsq(level, loading[0], rcond=None)[0]
+    explained = 1 - left.var() / loading[0].var()
+    print(
+        f"Pair factor: sd over markers {shared[of.markers].std():.2f}, beside it per sample {beside.std():.2f}; the first "
+        f"component is {size[0] ** 2 / (size**2).sum():.0%} of the latter's variance, and log profiles of the types "
+        f"explain {explained:.0%} of its loading\n"
+    )
 
     def others(rows_: np.ndarray) -> np.ndarray:
         return np.median(pair[~rows_], axis=0)
@@ -227,15 +236,17 @@ def nnls_on(of: Problem, genes: np.ndarray, weighted: bool = False) -> np.ndarra
 
 def blood(folder: Path, tables: dict[str, pd.Series]) -> pd.DataFrame:
     records = []
-    for row in (row for cohort in ("hoek ", "finotello ", "newman_full ") for row in rows(folder, cohort)):
+    for row in (row for cohort in COHORTS for row in rows(folder, cohort)):
         of = problem(row.bulk, profiles(row.adata, "cell_type"), row.input_type)
-        found = {"default": solve(of), "no factor": solve(of, gene_factor=False), "nnls": baseline(of)}
+        found = {"default": solve(of), "nnls": baseline(of)}
         record = {"blood": row.name.replace(" | ", " x ")}
         many = markers(of, n_per_pair=100)
         found["100 genes"] = solve(of, genes=many)
         for name in (name for name in ("length", "span") if name in tables):
             prior, record[f"R2 {name}"] = covariate_factor(of, covariates(of.genes, tables, [name]))
-            found |= {name: solve(of, prior=prior), f"{name}, 100 genes": solve(of, genes=many, prior=prior)}
+            found[name] = solve(of, prior=prior)
+        if "span" in tables:
+            found["span, 100 genes"] = solve(of, genes=many, prior=prior)
         for name, x in found.items():
             table = pd.DataFrame(x, row.bulk.obs_names, of.types)
             row.bulk.obsm["found"] = row.bulk.obsm["found_nnls"] = table
@@ -244,7 +255,7 @@ def blood(folder: Path, tables: dict[str, pd.Series]) -> pd.DataFrame:
         records.append(record | {"RMSE constant": result.loc["constant", "rmse"]})
     table = pd.DataFrame(records).set_index("blood")
     table.loc["median"] = table.median()
-    order = ["default", "no factor", "length", "span", "100 genes", "span, 100 genes", "nnls", "constant"]
+    order = ["default", "length", "span", "100 genes", "span, 100 genes", "nnls", "constant"]
     return table[[c for kind in ("r", "RMSE", "R2") for name in order if (c := f"{kind} {name}") in table]]
 
 
