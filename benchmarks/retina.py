@@ -148,8 +148,8 @@ def ablation(folder: Path, tables: dict[str, pd.Series]) -> pd.DataFrame:
     left = loading[0] - level @ np.linalg.lstsq(level, loading[0], rcond=None)[0]
     explained = 1 - left.var() / loading[0].var()
     print(
-        f"Pair factor: sd over markers {shared[of.markers].std():.2f}, beside it per sample {beside.std():.2f}; the first "
-        f"component is {size[0] ** 2 / (size**2).sum():.0%} of the latter's variance, and log profiles of the types "
+        f"Pair factor: sd over markers {shared[of.markers].std():.2f}, beside it per sample {beside.std():.2f}; its "
+        f"first component is {size[0] ** 2 / (size**2).sum():.0%} of the variance, and log profiles of the types "
         f"explain {explained:.0%} of its loading\n"
     )
 
