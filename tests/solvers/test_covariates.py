@@ -78,6 +78,15 @@ def test_unit_of_a_covariate_does_not_matter_and_nan_is_the_median():
     )
 
 
+def test_a_covariate_of_two_values_gives_two_levels():
+    truth, _, signature, _, _ = nuclei()
+    coding = torch.arange(len(signature)) % 2
+    bulk = torch.from_numpy(truth) @ (signature * torch.exp(0.7 * coding)[:, None]).T
+    found = covariate_factor(bulk / bulk.sum(dim=1, keepdim=True), signature, coding[:, None]).gene_factor
+    assert float(found[coding == 1].mean() - found[coding == 0].mean()) == pytest.approx(0.7, abs=0.05)
+    assert found[coding == 1].std() < 1e-4
+
+
 def test_genes_that_are_not_used_do_not_move_the_factor():
     _, bulk, signature, span, _ = nuclei()
     used = (signature.amax(dim=1) > FLOOR) & (torch.arange(len(signature)) % 3 > 0)

@@ -102,6 +102,7 @@ def covariate_factor(
         raise ValueError(f"{int(used.sum())} genes reach the offset and are used; expected {_MIN_GENES} or more")
     markers = marker_genes(signature, used) if markers is None else markers
     basis = _functions(covariates.double())
+    inverse = torch.linalg.pinv(basis[used])  # a covariate of two values leaves hinges that say the same
     log_bulk = torch.log(bulk[:, used].double() + offset)
     factor, explained = torch.zeros(len(signature), dtype=torch.float64, device=bulk.device), 0.0
     for _ in range(n_iterations):
@@ -110,8 +111,7 @@ def covariate_factor(
         fitted = (rna @ moved[used].T).double()
         fitted = fitted * (bulk[:, used].sum(dim=1) / fitted.sum(dim=1).clamp(min=1e-30))[:, None]
         seen = (log_bulk - torch.log(fitted + offset)).median(dim=0).values + factor[used]
-        before, coefficients = factor, torch.linalg.lstsq(basis[used], seen[:, None]).solution
-        factor = (basis @ coefficients)[:, 0]
+        before, factor = factor, basis @ (inverse @ seen)
         explained = float(1 - (seen - factor[used]).var() / seen.var().clamp(min=1e-30))
         factor = factor - factor[used].mean()
         if (factor - before)[used].abs().max() < tolerance:
