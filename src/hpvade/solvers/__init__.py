@@ -1,5 +1,6 @@
 """Classical and robust linear solvers over (bulk, signature), in torch, for all samples at once."""
 
+from ._covariates import CovariateFactor, covariate_factor
 from ._dwls import dwls
 from ._hspe import hspe
 from ._instaprism import instaprism
@@ -13,9 +14,11 @@ from ._unknown import MIN_SAMPLES, UnknownFit, unknown_component
 
 __all__ = [
     "PlatformFactor",
+    "CovariateFactor",
     "RobustFit",
     "UnknownFit",
     "coordinate_descent",
+    "covariate_factor",
     "dwls",
     "hspe",
     "instaprism",
