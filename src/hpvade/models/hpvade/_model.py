@@ -12,19 +12,19 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing
-from ...io._rows import use_sparse_matrix
+from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
 from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
 from ...solvers import robust
+from ...train._cells import CellManager
 from ...train._fit import check_options, fit, saved_split
 from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
@@ -168,13 +168,14 @@ class HPVADE(
         setup_method_args = cls._get_setup_method_args(**locals())
         check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
         use_sparse_matrix(adata, layer)
+        load_obs(adata)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
             CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = CellManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 

@@ -66,6 +66,7 @@ class TrainingData:
             self.n_types,
             self.rng,
             indices=cells,
+            within=fold * 2 + held_out,
             also=lambda rows, block: kept.append(block[chosen[rows]].toarray()),
         )
         part, held_out = np.divmod(chunks.donors, 2)
