@@ -20,6 +20,7 @@ PRIOR_WEIGHT = 0.02
 Prior = str | Mapping[str, float] | pd.DataFrame
 MAX_DEPTH = 5e6  # reads in genes beyond which counting noise no longer matters
 ABUNDANT_GENES = 500
+FACTOR_SAMPLES = 256  # samples that a large cohort's gene factor and platform distance come from
 # Held-out cells of a reference's own study lie at 0.19 to 0.42, real bulk of other platforms at 0.52 to 0.86 (four
 # references, two cohorts, no truth used: benchmarks/heldout.py).
 SAME_PLATFORM, OTHER_PLATFORM = 0.35, 0.5
@@ -67,6 +68,8 @@ class Estimate:
         (types,): RNA content per cell that turned one into the other.
     platform_distance
         See `platform_distance`; 0 without refinement.
+    nnls
+        (samples x types): the baseline, where it was computed already.
     """
 
     bulk: AlignedBulk
@@ -81,6 +84,7 @@ class Estimate:
     cells: Tensor
     sizes: Tensor
     platform_distance: float
+    nnls: Tensor | None = None
 
 
 @torch.no_grad()
@@ -106,7 +110,7 @@ def estimate(
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
     aligned = read_bulk(bulk, np.asarray(model.get_var_names()), **reading)
-    prior = _read_prior(prior, model.cell_types, bulk.obs_names)
+    prior = read_prior(prior, model.cell_types, bulk.obs_names)
     device = model.module.gene_index.device
     shares = torch.from_numpy(aligned.values).to(device)
     present = torch.from_numpy(aligned.present).to(device)
@@ -129,50 +133,56 @@ def estimate_shares(
     prior: str | np.ndarray = "equal",
     batch_size: int = 256,
     anchor_weight: float = PRIOR_WEIGHT,
+    distance: float | None = None,
     **solver_kwargs,
 ) -> Estimate:
     """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
 
-    `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types).
+    `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
+    where it is known; estimated when None.
     """
     module = model.module
     # small blocks stay in the processor's cache through every step
     blocks = [(*to_shares(rows), module.predict(rows, present)) for rows in shares.split(batch_size)]
     total, depth, network = (torch.cat(column) for column in zip(*blocks, strict=True))
     umi = module.mean_counts.sum(dim=0)
-    rna, genes, fit, distance, trust = module.cells_to_rna(network, umi), None, None, 0.0, 0.0
+    rna, genes, fit, trust = module.cells_to_rna(network, umi), None, None, 0.0
     if refine and model.preset != "spec":
         cells = torch.ones_like(network) if isinstance(prior, str) else torch.from_numpy(prior).to(network)
         anchor = rna if isinstance(prior, str) and prior == "network" else module.cells_to_rna(cells, umi)
         options = {"anchor_weight": anchor_weight, "covariance": True} | solver_kwargs
         genes, fit = module.refine(shares, present, depth, anchor, **options)
         rna = fit.rna_proportions
-        few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
-        signature = module.signature()[present] / module.signature().sum(dim=0)
-        distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
+        if distance is None:
+            n_few = min(len(rna), solver_kwargs.get("factor_samples", FACTOR_SAMPLES))
+            few = torch.linspace(0, len(rna) - 1, n_few, device=rna.device).round().long()
+            signature = module.signature()[present] / module.signature().sum(dim=0)
+            distance = platform_distance(shares[few][:, present], rna[few] @ signature.T)
         trust = trust_in_published_sizes(distance)
     sizes = umi * module.size_ratio ** (trust if model.cell_size == "pooled" else 1.0)  # others were asked for by name
     sizes = sizes * torch.exp(-module.size_offset)
     cells = module.rna_to_cells(rna, sizes)
-    return Estimate(aligned, shares, present, total, depth, network, genes, fit, rna, cells, sizes, distance)
+    return Estimate(aligned, shares, present, total, depth, network, genes, fit, rna, cells, sizes, distance or 0.0)
 
 
 @torch.no_grad()
 def deconvolve(
-    model, bulk: AnnData, *, fractions: str, key_added: str, unknown: bool, refine: bool, **options
+    model, bulk: AnnData, *, fractions: str, key_added: str, unknown: bool, refine: bool, estimator=estimate, **options
 ) -> pd.DataFrame:
-    """See `HPVADE.deconvolve`."""
+    """See `HPVADE.deconvolve`; `estimator` takes the arguments of `estimate`."""
     model._require_trained("deconvolve")
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
         _check_unknown(model, bulk, refine)
-    found = estimate(model, bulk, refine=refine, **options)
+    found = estimator(model, bulk, refine=refine, **options)
     extra = find_unknown(model.module, found) if unknown else None
     if extra is not None:  # the table of the known types is theirs among themselves until the share is taken off
         found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
         found.cells = model.module.rna_to_cells(found.rna, found.sizes)
-    baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
+    baseline = found.nnls
+    if baseline is None:
+        baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
 
     def table(x: Tensor) -> pd.DataFrame:
         x = x.double()
@@ -216,7 +226,7 @@ def deconvolve(
     return result.copy()
 
 
-def _read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:
+def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:
     """``"equal"``, ``"network"`` or fractions of cells (samples x types); errors name what is missing."""
     if isinstance(prior, str):
         if prior not in ("equal", "network"):

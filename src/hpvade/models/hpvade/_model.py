@@ -30,7 +30,8 @@ from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods, choose_device
 from ._calibration import CalibrationMethods
-from ._deconvolve import PRIOR_WEIGHT, deconvolve
+from ._dask import deconvolve
+from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
