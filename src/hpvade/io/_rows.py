@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 import h5py
 import numpy as np
@@ -85,12 +86,32 @@ def read_rows(X, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
     """
     dtype, wanted = _check(X, 1), np.zeros(X.shape[0], dtype=bool)
     wanted[indices] = True
-    found = [block[wanted[rows]] for rows, block in _blocks(X, 4096, False, wanted)]
     place = np.cumsum(wanted)[indices] - 1
-    if not found or sparse.issparse(found[0]):
-        empty = sparse.csr_matrix((0, X.shape[1]), dtype=dtype)
-        return sparse.csr_matrix(sparse.vstack([empty, *found], format="csr", dtype=dtype)[place])
-    return np.concatenate(found).astype(dtype, copy=False)[place]
+    blocks = (block[wanted[rows]] for rows, block in _blocks(X, 4096, False, wanted))
+    first = next(blocks, sparse.csr_matrix((0, X.shape[1]), dtype=dtype))
+    if not sparse.issparse(first):
+        return np.concatenate([first, *blocks]).astype(dtype, copy=False)[place]
+    found = _stack(chain([first], blocks), X.shape[1], dtype)
+    return found if np.array_equal(place, np.arange(found.shape[0])) else found[place]
+
+
+def _stack(blocks: Iterator, n_columns: int, dtype: np.dtype) -> sparse.csr_matrix:
+    """Stack sparse blocks in arrays that grow in place: SciPy's `vstack` needs twice the memory of the result."""
+    data, columns, lengths, end = np.empty(0, dtype), np.empty(0, np.int32), [np.zeros(1, np.int64)], 0
+    for block in blocks:
+        block = sparse.csr_matrix(block)
+        begin, end = end, end + block.nnz
+        if end > len(data):
+            for array in (data, columns):
+                array.resize(end + end // 8, refcheck=False)
+        data[begin:end], columns[begin:end] = block.data, block.indices
+        lengths.append(np.diff(block.indptr))
+    for array in (data, columns):
+        array.resize(end, refcheck=False)
+    indptr = np.concatenate(lengths).cumsum()
+    found = sparse.csr_matrix((data, columns, indptr), shape=(len(indptr) - 1, n_columns))
+    found.sum_duplicates()
+    return found
 
 
 def pick_matrix(adata, layer: str | None, name: str) -> tuple:

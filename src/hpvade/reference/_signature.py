@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from ..io._rows import iter_rows
 from ..simulate import ChunkSums, assign_chunks, merge_small_groups

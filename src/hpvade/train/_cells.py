@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..io._rows import is_dask, on_disk, read_rows
 
-_HELD_VALUES = 2**30  # values of minibatches, zeros included, that are read at once: 400 MB at one in twenty
+_HELD_VALUES = 2**31  # values of cells, zeros included, that are kept in memory: 1 GB with one in sixteen above zero
 
 
 class CellManager(AnnDataManager):

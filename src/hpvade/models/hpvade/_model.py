@@ -283,7 +283,12 @@ class HPVADE(
                 plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
                 trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
             splitter = self._data_splitter_cls(
-                self.adata_manager, split=split, streams=streams, batch_size=batch_size, **(datasplitter_kwargs or {})
+                self.adata_manager,
+                split=split,
+                streams=streams,
+                batch_size=batch_size,
+                n_cells=max_epochs * n_steps * batch_size,
+                **(datasplitter_kwargs or {}),
             )
             is_new = not (self.is_trained_ and self.module.network_trained)
             fit(
