@@ -12,7 +12,7 @@ from scvi.dataloaders import AnnDataLoader
 
 import hpvade.train._cells as cells_module
 from hpvade.io._rows import use_sparse_matrix
-from hpvade.train._cells import CellManager, StoredCells
+from hpvade.train._cells import CellManager, StoredCells, hold_cells
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(0.8, (37, 9))
@@ -48,12 +48,15 @@ def managed(adata):
     return manager
 
 
+@pytest.mark.parametrize(
+    "indices", [[30, 2, 2, 17, 36, 0, 5], [4, 6, 5, 3, 8, 9, 9], range(37)], ids=["far", "near", "all"]
+)
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_minibatches_are_the_cells_asked_for_in_their_order(tmp_path, monkeypatch, kind, held):
-    monkeypatch.setattr(cells_module, "_HELD_VALUES", 9 * 37 if held else 0)
-    manager, indices = managed(KINDS[kind](tmp_path)), np.array([30, 2, 2, 17, 36, 0, 5])
-    batches = list(AnnDataLoader(manager, indices=indices, batch_size=3))
+def test_minibatches_are_the_cells_asked_for_in_their_order(tmp_path, kind, held, indices):
+    manager = managed(KINDS[kind](tmp_path))
+    loader = AnnDataLoader(manager, indices=np.array(indices), batch_size=3)
+    batches = list(hold_cells(loader) if held else loader)
     counts = np.concatenate([batch[REGISTRY_KEYS.X_KEY] for batch in batches])
     labels = np.concatenate([batch[REGISTRY_KEYS.LABELS_KEY] for batch in batches])
     assert counts.dtype == np.float32
@@ -76,12 +79,18 @@ def test_asked_for_keys_only(tmp_path):
         assert set(manager.create_torch_dataset(data_and_attributes=[key])[2]) == {key}
 
 
-def test_held_cells_are_read_once_and_large_sets_are_not_held(tmp_path, monkeypatch):
+def test_held_cells_are_few_and_read_once(tmp_path, monkeypatch):
+    def loader():
+        return hold_cells(AnnDataLoader(manager, indices=np.array([5, 3, 5])))
+
     manager = managed(KINDS["dask csr"](tmp_path))
-    dataset = manager.create_torch_dataset(np.array([5, 3, 5])).dataset
+    dataset = loader().dataset.dataset
     assert isinstance(dataset, StoredCells) and dataset._held.shape == (2, 9)
+    dataset._counts = None
+    np.testing.assert_array_equal(dataset[[5, 3]][REGISTRY_KEYS.X_KEY], COUNTS[[5, 3]])
     monkeypatch.setattr(cells_module, "_HELD_VALUES", 17)
-    assert manager.create_torch_dataset(np.array([5, 3, 5])).dataset._held is None
+    assert loader().dataset.dataset._held is None
+    assert hold_cells(None) is None
 
 
 def test_cells_in_memory_are_left_to_scvi():

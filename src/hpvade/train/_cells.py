@@ -4,11 +4,12 @@ import numpy as np
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..io._rows import is_dask, on_disk, read_rows
 
 _HELD_VALUES = 2**31  # values of cells, zeros included, that are kept in memory: 1 GB with one in sixteen above zero
+_NEAR = 4  # so many times as many rows are read in one piece sooner than the ones asked for one by one
 
 
 class CellManager(AnnDataManager):
@@ -16,15 +17,21 @@ class CellManager(AnnDataManager):
 
     def create_torch_dataset(self, indices=None, data_and_attributes=None, load_sparse_tensor: bool = False) -> Dataset:
         """Data set of some cells, in the order of `indices`; see scvi-tools."""
-        X = self.get_from_registry(REGISTRY_KEYS.X_KEY)
-        if not on_disk(X):
+        if not on_disk(self.get_from_registry(REGISTRY_KEYS.X_KEY)):
             return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
         dataset = StoredCells(self, data_and_attributes)
-        if indices is None:
-            return dataset
-        cells = np.arange(len(dataset))[indices]
-        dataset.hold(cells)
-        return Subset(dataset, cells)
+        return dataset if indices is None else Subset(dataset, np.arange(len(dataset))[indices])
+
+
+def hold_cells(loader: DataLoader | None) -> DataLoader | None:
+    """Have a loader read its cells once, now, if they are on disk or in a Dask array and not too many.
+
+    For minibatches in random order, whose scattered reads cost more than one pass over all cells.
+    """
+    subset = getattr(loader, "dataset", None)
+    if isinstance(subset, Subset) and isinstance(subset.dataset, StoredCells):
+        subset.dataset.hold(subset.indices)
+    return loader
 
 
 class StoredCells(AnnTorchDataset):
@@ -41,7 +48,7 @@ class StoredCells(AnnTorchDataset):
         self._cells = self._held = None
 
     def hold(self, cells: np.ndarray) -> None:
-        """Keep these cells in memory if they are few: one pass now in place of scattered reads for every minibatch."""
+        """Keep these cells in memory, if they are few."""
         cells = np.unique(cells)
         if len(cells) * self._counts.shape[1] <= _HELD_VALUES:
             self._cells, self._held = cells, read_rows(self._counts, cells)
@@ -59,5 +66,8 @@ class StoredCells(AnnTorchDataset):
     def _read(self, cells: np.ndarray):
         if self._held is not None:
             return self._held[np.searchsorted(self._cells, cells)]
-        counts = self._counts[cells]
-        return counts.compute() if is_dask(counts) else counts
+        first, last = cells[0], cells[-1] + 1
+        near = last - first <= _NEAR * len(cells)
+        counts = self._counts[first:last] if near else self._counts[cells]
+        counts = counts.compute() if is_dask(counts) else counts
+        return counts[cells - first] if near else counts

@@ -100,6 +100,9 @@ def test_solvers_and_simulation_read_the_same_references(tmp_path, cohort, kind)
         hp.tl.solve(table, reference, **keys)
     for key in tables[0].obsm:
         np.testing.assert_allclose(tables[1].obsm[key], tables[0].obsm[key], atol=1e-6)
+    sums = [hp.pp.summarize(x, **keys) for x in (adata, other)]
+    np.testing.assert_array_equal(dense(sums[1].X), dense(sums[0].X))
+    assert sums[1].obs.equals(sums[0].obs) and (sums[1].var_names == sums[0].var_names).all()
     simulated = [hp.pp.simulate_bulk(x, n_samples=3, n_cells=50, seed=0, **keys) for x in (adata, other)]
     np.testing.assert_array_equal(dense(simulated[1].X), dense(simulated[0].X))
 
