@@ -139,7 +139,7 @@ class HPVADE(
         Parameters
         ----------
         adata
-            Cells x genes with raw counts and unique gene names.
+            Cells x genes with raw counts and unique gene names; in memory, backed, lazily read or of Dask arrays.
         labels_key
             Column of `adata.obs` with the cell type of each cell.
         layer
@@ -335,7 +335,8 @@ class HPVADE(
         Parameters
         ----------
         bulk_adata
-            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order.
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order. A cohort in a Dask array is solved
+            block by block on the scheduler that is connected, with the same answers; see the guide to scale.
         layer
             Layer with the values; `bulk_adata.X` when None.
         input_type
