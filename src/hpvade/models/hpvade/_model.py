@@ -335,8 +335,8 @@ class HPVADE(
         Parameters
         ----------
         bulk_adata
-            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order. A cohort in a Dask array is solved
-            block by block on the scheduler that is connected, with the same answers; see the guide to scale.
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order. A cohort in a Dask array is
+            solved block by block on the scheduler that is connected, with the same answers; see the guide to scale.
         layer
             Layer with the values; `bulk_adata.X` when None.
         input_type
