@@ -3,10 +3,11 @@
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
-from hpvade.io._rows import is_integer, iter_rows, refuse_bad_values
+from hpvade.io._rows import in_memory, is_integer, iter_rows, load_obs, read_rows, refuse_bad_values
 
 COUNTS = np.random.default_rng(0).poisson(0.7, size=(23, 11))
 COUNTS[4] = 0
@@ -53,6 +54,8 @@ KINDS = {
     "dask": lambda path: in_dask(COUNTS, None),
     "dask two-way": lambda path: in_dask(COUNTS, None, columns=3),
     "dask csr": lambda path: in_dask(COUNTS, sparse.csr_matrix),
+    "dask csr two-way": lambda path: in_dask(COUNTS, sparse.csr_matrix, columns=3),
+    "dask csc": lambda path: in_dask(COUNTS, sparse.csc_matrix),
     "dask csr_array": lambda path: in_dask(COUNTS, sparse.csr_array),
     "view": lambda path: ad.AnnData(np.vstack([COUNTS, COUNTS]))[:23].X,
     "sparse view": lambda path: ad.AnnData(sparse.csr_matrix(np.vstack([COUNTS, COUNTS])))[:23].X,
@@ -72,6 +75,43 @@ def test_blocks_equal_the_matrix(tmp_path, kind, chunk_rows):
     dense = [block for _, block in iter_rows(X, chunk_rows, dense=True)]
     assert all(type(block) is np.ndarray for block in dense)
     np.testing.assert_array_equal(np.vstack(dense), COUNTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_read_in_the_order_asked_for(tmp_path, kind):
+    X = KINDS[kind](tmp_path)
+    for indices in ([20, 3, 3, 4, 0, 22], np.arange(23)[::-1], [9], np.zeros(0, dtype=int)):
+        found = read_rows(X, indices)
+        assert found.dtype == np.float64 and (type(found) is np.ndarray or type(found) is sparse.csr_matrix)
+        found = found.toarray() if sparse.issparse(found) else found
+        np.testing.assert_array_equal(found, COUNTS[indices])
+
+
+def test_blocks_without_wanted_rows_are_not_read():
+    dask_array = pytest.importorskip("dask.array")
+    read = []
+
+    def note(block, block_info=None):
+        read.append(block_info[0]["chunk-location"][0])
+        return block
+
+    X = dask_array.from_array(COUNTS, chunks=(5, -1)).map_blocks(note, meta=COUNTS[:0])
+    np.testing.assert_array_equal(read_rows(X, [21, 6]), COUNTS[[21, 6]])
+    assert read == [1, 4]
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_lazily_read_tables_are_those_of_the_file(tmp_path, suffix):
+    pytest.importorskip("xarray")
+    obs = pd.DataFrame({"type": pd.Categorical(list("abab")), "n": [1.5, 2, 3, 4]}, index=list("wxyz"))
+    adata = ad.AnnData(COUNTS[:4], obs=obs)
+    getattr(adata, f"write_{suffix}")(tmp_path / f"x.{suffix}")
+    lazy = ad.experimental.read_lazy(tmp_path / f"x.{suffix}")
+    pd.testing.assert_frame_equal(in_memory(lazy.obs), obs, check_names=False)
+    assert in_memory(obs) is obs
+    load_obs(lazy)
+    pd.testing.assert_frame_equal(lazy.obs, obs, check_names=False)
+    assert not isinstance(lazy.X, np.ndarray)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.float16, np.float32, ">f4"])

@@ -41,6 +41,20 @@ def test_indices_choose_cells():
     np.testing.assert_array_equal(one_hot.sum(axis=0), np.isin(np.arange(N), indices))
 
 
+def test_many_donors_are_merged_and_no_count_is_lost():
+    many = np.random.default_rng(2).integers(0, 100, N)
+    one_hot = sum_chunks(np.eye(N), types, many, N_TYPES, np.random.default_rng(0), within=many % 2, max_chunks=24)
+    assert 10 < len(one_hot.types) <= 24
+    np.testing.assert_array_equal(one_hot.counts.sum(axis=0), 1)
+    for cells, kind, donor in zip(one_hot.counts > 0, one_hot.types, one_hot.donors, strict=True):
+        assert set(types[cells]) == {kind} and set(many[cells] % 2) == {donor % 2}
+    chunks = sum_chunks(counts, types, many, N_TYPES, np.random.default_rng(0), within=many % 2, max_chunks=24)
+    np.testing.assert_array_equal(chunks.counts, one_hot.counts @ counts)
+    exact = np.stack([counts[types == k].mean(axis=0) for k in range(N_TYPES)], axis=1)
+    found = reference_signature(chunks).mean_counts
+    assert np.corrcoef(np.log(found + 0.1).ravel(), np.log(exact + 0.1).ravel())[0, 1] > 0.99
+
+
 def backed(path, X):
     ad.AnnData(X).write_h5ad(path / "x.h5ad")
     return ad.read_h5ad(path / "x.h5ad", backed="r").X

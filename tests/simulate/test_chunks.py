@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from hpvade.simulate import ChunkSums, assign_chunks, cells_as_chunks
+from hpvade.simulate import ChunkSums, assign_chunks, cells_as_chunks, merge_small_groups
 
 RNG = np.random.default_rng(0)
 cell_types, cell_donors = RNG.integers(0, 3, 200), RNG.integers(0, 4, 200)
@@ -52,6 +52,52 @@ def test_every_group_keeps_a_chunk_below_max_chunks():
     n_groups = len(np.unique(np.stack([cell_types, cell_donors]), axis=1).T)
     assert assign(max_chunks=1).max() + 1 == n_groups
     assert assign(chunk_size=1000, max_chunks=1).max() + 1 == n_groups  # one chunk each already
+
+
+def groups(*codes):
+    return np.unique(np.stack(codes), axis=1, return_inverse=True, return_counts=True)
+
+
+def merged_by_hand(types, donors, within, max_groups):
+    """The rule in plain words: bins of about `threshold` cells for the small groups of a type, smallest first."""
+    keys, _, size = groups(types, within, donors)
+    threshold, bins = 1, [[g] for g in range(len(size))]
+    while len(bins) > max_groups:
+        threshold *= 2
+        bins = []
+        for stratum in np.unique(keys[:2], axis=1).T:
+            own = np.flatnonzero((stratum == keys[:2].T).all(axis=1))
+            own = own[np.argsort(size[own], kind="stable")]
+            small, begin = {}, 0
+            for g in own[size[own] < threshold]:
+                small.setdefault(begin // threshold, []).append(g)
+                begin += size[g]
+            bins += [*small.values(), *([g] for g in own[size[own] >= threshold])]
+    return {tuple(keys[:2, members[0]]) + (keys[2, members[-1]],): sorted(keys[2, members]) for members in bins}
+
+
+@pytest.mark.parametrize("max_groups", [60, 150, 400, 2000])
+@pytest.mark.parametrize("strata", [1, 4])
+def test_small_groups_of_a_type_are_merged(max_groups, strata):
+    rng = np.random.default_rng(3)
+    donors = rng.choice(200, 5000, p=rng.dirichlet(np.full(200, 0.3)))
+    types, within = rng.integers(0, 10, 5000), donors % strata
+    merged = merge_small_groups(types, donors, within, max_groups=max_groups)
+    found = {
+        (kind, stratum, donor): sorted(set(donors[(types == kind) & (within == stratum) & (merged == donor)]))
+        for kind, stratum, donor in groups(types, within, merged)[0].T
+    }
+    expected = merged_by_hand(types, donors, within, max_groups)
+    assert found == expected
+    assert min(max_groups, 1100) / 4 < len(found) <= max_groups
+    assert (merged == donors).all() == (max_groups == 2000)
+
+
+def test_every_type_and_stratum_keeps_a_group():
+    types, donors = np.arange(60) % 6, np.arange(60)
+    merged = merge_small_groups(types, donors, donors % 2, max_groups=1)
+    assert groups(types, merged)[0].shape[1] == 6  # the parity of the donor is that of the type here
+    assert ((merged - donors) % 2 == 0).all()
 
 
 @pytest.fixture(params=[np.asarray, sparse.csr_matrix], ids=["dense", "csr"])

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from .._text import listed, warn
 from ._gene_names import explain_mismatch, refuse_duplicates
-from ._rows import iter_rows, pick_matrix
+from ._rows import in_memory, iter_rows, pick_matrix
 from ._units import LOGGED_MAX, Scan, follow_logs
 
 InputType = Literal["auto", "counts", "cpm", "tpm", "fpkm", "log2", "log1p"]
@@ -190,7 +190,9 @@ def _inverse_lengths(bulk: AnnData, key: str, input_type: str) -> np.ndarray:
         raise ValueError(f"gene_length_key applies to counts, but input_type={input_type!r}; leave one of them out.")
     if key not in bulk.var.columns:
         raise KeyError(f"gene_length_key={key!r} is not a column of bulk.var; found {list(bulk.var.columns[:20])}.")
-    lengths = pd.to_numeric(bulk.var[key], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    lengths = pd.to_numeric(in_memory(bulk.var[[key]])[key], errors="coerce").to_numpy(
+        dtype=np.float64, na_value=np.nan
+    )
     bad = ~((lengths > 0) & np.isfinite(lengths))
     if bad.any():
         raise ValueError(

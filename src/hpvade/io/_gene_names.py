@@ -3,6 +3,8 @@
 import pandas as pd
 from anndata import AnnData
 
+from ._rows import in_memory
+
 _ENSEMBL = r"^ENS[A-Z]*G\d{6,}(?:\.\d+)?$"
 _VERSION = r"\.\d+$"
 
@@ -36,8 +38,8 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
             "Most genes of the bulk are known, but they are few, or alike in all types. Use more genes, or merge types "
             "that they do not tell apart."
         )
-    for key in bulk.var.select_dtypes(["object", "category", "string"]):
-        if share(bulk.var[key].astype(str)) >= 0.5:
+    for key, column in in_memory(bulk.var).select_dtypes(["object", "category", "string"]).items():
+        if share(column.astype(str)) >= 0.5:
             return f"They are in another column: `bulk.var_names = bulk.var[{key!r}].astype(str)`."
     if genes.str.replace(_VERSION, "", regex=True).isin(names.str.replace(_VERSION, "", regex=True)).mean() >= 0.5:
         return (

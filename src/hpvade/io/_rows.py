@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 
 import h5py
 import numpy as np
+import pandas as pd
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
@@ -54,6 +57,63 @@ def iter_rows(X, chunk_rows: int = 4096, *, dense: bool = False) -> Iterator[tup
     return _convert(_blocks(X, chunk_rows, dense), dtype, dense)
 
 
+def read_rows(X, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
+    """Some rows of a matrix, in memory, in the order of `indices`; blocks without such rows are not read.
+
+    Parameters
+    ----------
+    X
+        Matrix (rows x columns) of any kind that `iter_rows` reads.
+    indices
+        Numbers of rows from 0; the same one may occur twice.
+
+    Returns
+    -------
+    CSR when the blocks of `X` are sparse, else a NumPy array; dtypes as in `iter_rows`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `iter_rows`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> read_rows(np.eye(3), [2, 0, 2])
+    array([[0., 0., 1.],
+           [1., 0., 0.],
+           [0., 0., 1.]], dtype=float32)
+    """
+    dtype, wanted = _check(X, 1), np.zeros(X.shape[0], dtype=bool)
+    wanted[indices] = True
+    place = np.cumsum(wanted)[indices] - 1
+    blocks = (block[wanted[rows]] for rows, block in _blocks(X, 4096, False, wanted))
+    first = next(blocks, sparse.csr_matrix((0, X.shape[1]), dtype=dtype))
+    if not sparse.issparse(first):
+        return np.concatenate([first, *blocks]).astype(dtype, copy=False)[place]
+    found = _stack(chain([first], blocks), X.shape[1], dtype)
+    return found if np.array_equal(place, np.arange(found.shape[0])) else found[place]
+
+
+def _stack(blocks: Iterator, n_columns: int, dtype: np.dtype) -> sparse.csr_matrix:
+    """Stack sparse blocks in arrays that grow in place: SciPy's `vstack` needs twice the memory of the result."""
+    data, columns, lengths, end = np.empty(0, dtype), np.empty(0, np.int32), [np.zeros(1, np.int64)], 0
+    for block in blocks:
+        block = sparse.csr_matrix(block)
+        begin, end = end, end + block.nnz
+        if end > len(data):
+            for array in (data, columns):
+                array.resize(end + end // 8, refcheck=False)
+        data[begin:end], columns[begin:end] = block.data, block.indices
+        lengths.append(np.diff(block.indptr))
+    for array in (data, columns):
+        array.resize(end, refcheck=False)
+    indptr = np.concatenate(lengths).cumsum()
+    found = sparse.csr_matrix((data, columns, indptr), shape=(len(indptr) - 1, n_columns))
+    found.sum_duplicates()
+    return found
+
+
 def pick_matrix(adata, layer: str | None, name: str) -> tuple:
     """The matrix of `layer`, or `X` when None, and what to call it in messages."""
     if layer is None:
@@ -91,6 +151,16 @@ def is_integer(values: np.ndarray) -> np.ndarray:
     return np.abs(values - np.rint(values)) <= 1e-4 * np.minimum(np.abs(values), 1)
 
 
+def is_dask(X) -> bool:
+    """Whether `X` is a Dask array."""
+    return _is(X, "dask.array", "Array")
+
+
+def on_disk(X) -> bool:
+    """Whether rows of `X` have to be read or computed before use."""
+    return not (isinstance(X, np.ndarray) or sparse.issparse(X))
+
+
 def _is(X, package: str, name: str) -> bool:
     """Whether `X` belongs to an optional package; if so, that package is loaded already."""
     return package in sys.modules and isinstance(X, getattr(sys.modules[package], name))
@@ -98,7 +168,7 @@ def _is(X, package: str, name: str) -> bool:
 
 def _check(X, chunk_rows: int) -> np.dtype:
     known = isinstance(X, np.ndarray | h5py.Dataset | CSRDataset | CSCDataset) or sparse.issparse(X)
-    if not (known or _is(X, "dask.array", "Array") or _is(X, "zarr", "Array")):
+    if not (known or is_dask(X) or _is(X, "zarr", "Array")):
         raise TypeError(
             f"Cannot read rows of a {type(X).__module__}.{type(X).__qualname__}; expected a NumPy array, a SciPy "
             "sparse matrix, a backed (HDF5 or zarr) matrix or a Dask array."
@@ -112,25 +182,27 @@ def _check(X, chunk_rows: int) -> np.dtype:
     return np.dtype(np.float32 if np.result_type(X.dtype, np.float32) == np.float32 else np.float64)
 
 
-def _blocks(X, chunk_rows: int, dense: bool) -> Iterator[tuple[slice, object]]:
-    """Row blocks in whatever kind `X` holds them."""
+def _blocks(X, chunk_rows: int, dense: bool, wanted: np.ndarray | None = None) -> Iterator[tuple[slice, object]]:
+    """Row blocks in whatever kind `X` holds them; with a mask of rows, only blocks with one of them."""
     n_rows, n_columns = X.shape
     is_csc = isinstance(X, CSCDataset) or (sparse.issparse(X) and X.format == "csc")
     if dense or not (sparse.issparse(X) or isinstance(X, CSRDataset | CSCDataset)):
         chunk_rows = max(1, min(chunk_rows, _DENSE_BLOCK // max(1, n_columns)))
-    if _is(X, "dask.array", "Array"):
-        outer = ((size, X.blocks[i]) for i, size in enumerate(X.chunks[0]))
+    if is_dask(X):
+        outer = ((size, X.blocks[i].compute) for i, size in enumerate(X.chunks[0]))
     elif is_csc:
         sizes = _sizes(n_rows, _CSC_BLOCKS * chunk_rows)
-        outer = ((stop - start, _csc_rows(X, start, stop)) for start, stop in sizes)
+        outer = ((stop - start, partial(_csc_rows, X, start, stop)) for start, stop in sizes)
     else:
         X = X.tocsr() if sparse.issparse(X) and X.format != "csr" else X
-        outer = ((n_rows, X),)
+        outer = ((n_rows, lambda: X),)
     begin = 0
-    for size, part in outer:
-        part = part.compute() if hasattr(part, "compute") else part
-        for start, stop in _sizes(size, chunk_rows):
-            yield slice(begin + start, begin + stop), part[start:stop]
+    for size, read in outer:
+        wants = [wanted is None or wanted[begin + a : begin + b].any() for a, b in _sizes(size, chunk_rows)]
+        part = read() if any(wants) else None
+        for (start, stop), wants_block in zip(_sizes(size, chunk_rows), wants, strict=True):
+            if wants_block:
+                yield slice(begin + start, begin + stop), part[start:stop]
         begin += size
 
 
@@ -161,7 +233,23 @@ def use_sparse_matrix(adata, layer: str | None) -> None:
     """Turn a SciPy sparse *array* of an AnnData, which scvi-tools cannot read, into the same matrix in CSR."""
     X = adata.X if layer is None else adata.layers[layer]
     if isinstance(X, sparse.sparray):
-        if layer is None:
-            adata.X = sparse.csr_matrix(X)
-        else:
-            adata.layers[layer] = sparse.csr_matrix(X)
+        X = sparse.csr_matrix(X)
+    elif is_dask(X) and isinstance(X._meta, sparse.sparray):
+        X = X.map_blocks(sparse.csr_matrix)
+    else:
+        return
+    if layer is None:
+        adata.X = X
+    else:
+        adata.layers[layer] = X
+
+
+def in_memory(table) -> pd.DataFrame:
+    """`obs` or `var` of an AnnData as a DataFrame; that of `anndata.experimental.read_lazy` is read."""
+    return table if isinstance(table, pd.DataFrame) else table.to_memory()
+
+
+def load_obs(adata) -> None:
+    """Read `adata.obs` into memory, where scvi-tools can write to it; the matrix stays where it is."""
+    if not isinstance(adata.obs, pd.DataFrame):
+        adata.obs = in_memory(adata.obs)

@@ -57,13 +57,14 @@ def simulate_bulk(
     >>> bulk.obsm["proportions"].sum(axis=1).tolist()
     [1.0, 1.0, 1.0]
     """
-    from ..io._rows import pick_matrix
+    from ..io._rows import in_memory, pick_matrix
     from ..reference._checks import check_reference
     from ..reference._simulate import simulate_from_cells
 
     check_reference(adata, labels_key, layer=layer, sample_key=sample_key)
-    labels = adata.obs[labels_key].astype("category").cat.remove_unused_categories().cat
-    donors = adata.obs[labels_key].map(lambda _: 0) if sample_key is None else adata.obs[sample_key]
+    obs = in_memory(adata.obs)
+    labels = obs[labels_key].astype("category").cat.remove_unused_categories().cat
+    donors = obs[labels_key].map(lambda _: 0) if sample_key is None else obs[sample_key]
     return simulate_from_cells(
         pick_matrix(adata, layer, "adata")[0],
         labels.codes.to_numpy().astype(int),

@@ -49,12 +49,12 @@ def summarize(
     import pandas as pd
     from scipy import sparse
 
-    from ..io._rows import iter_rows, pick_matrix
+    from ..io._rows import in_memory, iter_rows, pick_matrix
     from ..reference._checks import check_reference
 
     check_reference(adata, labels_key, layer=layer, sample_key=sample_key, batch_key=study_key)
     columns = [key for key in (study_key, sample_key, labels_key) if key is not None]
-    groups = adata.obs[columns].astype(str).groupby(columns, sort=True)
+    groups = in_memory(adata.obs)[columns].astype(str).groupby(columns, sort=True)
     code, table = groups.ngroup().to_numpy(), groups.size().rename(key_added).reset_index()
     sums = np.zeros((len(table), adata.n_vars))
     for rows, block in iter_rows(pick_matrix(adata, layer, "adata")[0]):
@@ -64,4 +64,4 @@ def summarize(
         sums[touched] += (member[touched] @ block).toarray()
     table.index = pd.Index(table[columns].agg("|".join, axis=1))
     table[columns] = table[columns].astype("category")
-    return AnnData(sparse.csr_matrix(sums.astype(np.float32)), obs=table, var=adata.var.copy())
+    return AnnData(sparse.csr_matrix(sums.astype(np.float32)), obs=table, var=in_memory(adata.var).copy())

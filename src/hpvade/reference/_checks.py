@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ..io._gene_names import refuse_duplicates
-from ..io._rows import is_integer, iter_rows, pick_matrix, refuse_bad_values
+from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
 _LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
@@ -66,16 +66,17 @@ def check_reference(
     >>> check_reference(anndata.AnnData(np.ones((4, 3)), obs=obs), "cell_type")
     """
     _check_own(adata)
-    check_column(adata.obs, "labels_key", labels_key)
-    if n_cells_key is None:
-        _check_types(adata.obs[labels_key], labels_key)
-    else:
-        check_column(adata.obs, "n_cells_key", n_cells_key)
-        _check_types(adata.obs[labels_key], labels_key, _check_n_cells(adata.obs[n_cells_key], n_cells_key))
+    obs = in_memory(adata.obs)
+    check_column(obs, "labels_key", labels_key)
+    n_cells = None
+    if n_cells_key is not None:
+        check_column(obs, "n_cells_key", n_cells_key)
+        n_cells = _check_n_cells(obs[n_cells_key], n_cells_key)
+    _check_types(obs[labels_key], labels_key, n_cells)
     columns = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key}
-    check_cells(adata, layer=layer, columns=columns)
+    _check_cells(adata, obs, layer, columns)
     if study_key is not None:
-        _check_studies(adata.obs[study_key], adata.obs[labels_key], study_key)
+        _check_studies(obs[study_key], obs[labels_key], study_key)
 
 
 def check_cells(
@@ -105,12 +106,18 @@ def check_cells(
     >>> check_cells(anndata.AnnData(np.ones((4, 3))))
     """
     _check_own(adata)
-    for argument, key in (columns or {}).items():
+    _check_cells(adata, in_memory(adata.obs), layer, columns or {}, refuse_logged=logged == "error")
+
+
+def _check_cells(
+    adata: AnnData, obs: pd.DataFrame, layer: str | None, columns: dict[str, str | None], *, refuse_logged: bool = True
+) -> None:
+    for argument, key in columns.items():
         if key is not None:
-            check_column(adata.obs, argument, key)
+            check_column(obs, argument, key)
     refuse_duplicates(adata.var_names, "adata")
     X, name = pick_matrix(adata, layer, "adata")
-    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=logged == "error")
+    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=refuse_logged)
 
 
 def _check_own(adata: AnnData) -> None:

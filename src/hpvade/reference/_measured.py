@@ -105,7 +105,7 @@ def read_measured(
     batches = list(_batches(aligned, share, None if labels is None else labels[aligned.usable], missing))
     if not split and len(batches) > 1:
         common = np.logical_and.reduce([batch.present for batch in batches])
-        batches = [Batch("", _closed_over(aligned, common), np.flatnonzero(aligned.usable), common)]
+        batches = [Batch("", closed_over(aligned, common), np.flatnonzero(aligned.usable), common)]
     _judge_genes(bulk, aligned, batches, pd.Index(genes), types, share, informative, missing)
     _judge_depth(batches, share, informative)
     return batches
@@ -214,7 +214,7 @@ def _batches(aligned: AlignedBulk, share: np.ndarray, labels: np.ndarray | None,
         yield Batch(name, part, np.flatnonzero(aligned.usable)[rows], present)
 
 
-def _closed_over(aligned: AlignedBulk, genes: np.ndarray) -> AlignedBulk:
+def closed_over(aligned: AlignedBulk, genes: np.ndarray) -> AlignedBulk:
     """The same samples as if they had no other genes (bool): a total over more genes is another unit."""
     shares = aligned.shares * genes
     kept = shares.sum(axis=1, dtype=np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from ..io._rows import iter_rows
-from ..simulate import ChunkSums, assign_chunks
+from ..simulate import ChunkSums, assign_chunks, merge_small_groups
 from ._cell_size import pool_sizes
 
 _SHRINKAGE_CELLS = 50
@@ -46,6 +46,7 @@ def sum_chunks(
     rng: np.random.Generator,
     *,
     indices: np.ndarray | None = None,
+    within: np.ndarray | None = None,
     chunk_size: int = 10,
     max_chunks: int = 2000,
     also: Callable[[slice, sparse.csr_matrix], None] | None = None,
@@ -53,7 +54,8 @@ def sum_chunks(
 ) -> ChunkSums:
     """Sum the counts of random disjoint groups of cells, each of one donor and type, in one pass over the rows.
 
-    Memory holds the sums and one block of rows, whatever the number of cells.
+    Memory holds the sums and one block of rows, whatever the number of cells and donors: where types x donors are more
+    than `max_chunks`, the smallest donors of a type are merged (`hpvade.simulate.merge_small_groups`).
 
     Parameters
     ----------
@@ -67,6 +69,8 @@ def sum_chunks(
         Source of randomness for the grouping.
     indices
         Cells to use; all when None.
+    within
+        int codes (cells,): donors are never merged across them.
     chunk_size, max_chunks
         See `hpvade.simulate.assign_chunks`.
     also
@@ -75,20 +79,21 @@ def sum_chunks(
         Cells in each row (rows,), where rows are sums of cells.
     """
     indices = np.arange(len(types)) if indices is None else np.sort(indices)
-    chunk = np.full(len(types), -1)
-    chunk[indices] = assign_chunks(types[indices], donors[indices], rng, chunk_size=chunk_size, max_chunks=max_chunks)
+    types, donors = types[indices], donors[indices]
+    donors = merge_small_groups(types, donors, None if within is None else within[indices], max_groups=max_chunks)
+    chunk = np.full(X.shape[0], -1)
+    chunk[indices] = assign_chunks(types, donors, rng, chunk_size=chunk_size, max_chunks=max_chunks)
     n_chunks = chunk.max() + 1
     counts = np.zeros((n_chunks, X.shape[1]), dtype=np.float32)
     for rows, block in iter_rows(X):
         if also is not None:
             also(rows, block)
-        of = chunk[rows]
-        used = np.flatnonzero(of >= 0)
-        member = sparse.csr_matrix((np.ones(len(used)), (of[used], used)), shape=(n_chunks, len(of)))
-        touched = np.unique(of[used])
-        counts[touched] += (member[touched] @ block).toarray()
+        of = np.repeat(chunk[rows], np.diff(block.indptr))
+        used = slice(None) if (chunk[rows] >= 0).all() else of >= 0
+        place = of[used] * X.shape[1] + block.indices[used]
+        np.add.at(counts.reshape(-1), place, block.data[used].astype(np.float32, copy=False))
     first = np.zeros(n_chunks, dtype=np.int64)
-    first[chunk[indices]] = indices
+    first[chunk[indices]] = np.arange(len(indices))
     return ChunkSums(
         counts,
         types[first],

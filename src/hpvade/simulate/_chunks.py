@@ -70,6 +70,57 @@ class ChunkSums:
         return types, donors, np.add.reduceat(self.n_cells, start), counts
 
 
+def merge_small_groups(
+    types: np.ndarray, donors: np.ndarray, within: np.ndarray | None = None, *, max_groups: int = 2000
+) -> np.ndarray:
+    """Give the cells of small donors another donor's code, so that few type-donor groups are left.
+
+    Groups with fewer cells than a threshold are merged with others of the same type, the smallest with the smallest,
+    into groups of about as many cells; the threshold is the smallest power of two that leaves at most `max_groups`. A
+    merged group takes the code of the largest donor in it. One per type and value of `within` is always left.
+
+    Parameters
+    ----------
+    types, donors
+        int codes (cells,).
+    within
+        int codes (cells,): cells with different ones are never merged.
+    max_groups
+        Upper bound on the number of groups.
+
+    Returns
+    -------
+    int (cells,): `donors` where there are few groups, else the new codes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> merge_small_groups(np.zeros(6, int), np.array([0, 0, 0, 0, 1, 2]), max_groups=2)
+    array([0, 0, 0, 0, 2, 2])
+    """
+    within = np.zeros_like(types) if within is None else within
+    keys, of, size = np.unique(np.stack([types, within, donors]), axis=1, return_inverse=True, return_counts=True)
+    if len(size) <= max_groups:
+        return donors
+    order = np.lexsort((size, keys[1], keys[0]))  # by type and stratum, then from small to large
+    sorted_size, stratum = size[order], (np.diff(keys[:2, order], axis=1, prepend=-1) != 0).any(axis=0).cumsum() - 1
+    n_groups, threshold = len(size), 1
+    while n_groups > max_groups and threshold < 2 * len(types):
+        threshold *= 2
+        before = np.cumsum(sorted_size) - sorted_size
+        before -= before[np.searchsorted(stratum, stratum)]  # cells of smaller groups of the same stratum
+        small = sorted_size < threshold
+        # small groups share bins of `threshold` cells, others keep one of their own
+        start = np.diff(stratum, prepend=-1) != 0
+        start |= ~small | (np.diff(before // threshold, prepend=-1) != 0)
+        merged = start.cumsum() - 1
+        n_groups = merged[-1] + 1
+    last = np.append(np.flatnonzero(np.diff(merged)), len(merged) - 1)  # the largest group of each
+    code = np.empty(len(size), dtype=donors.dtype)
+    code[order] = keys[2, order][last][merged]
+    return code[of.ravel()]
+
+
 def assign_chunks(
     types: np.ndarray, donors: np.ndarray, rng: np.random.Generator, *, chunk_size: int = 10, max_chunks: int = 2000
 ) -> np.ndarray:

@@ -16,7 +16,7 @@ from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
-from ..io._rows import pick_matrix
+from ..io._rows import in_memory, pick_matrix
 from ..reference._cell_size import cell_sizes
 from ..reference._checks import check_reference, check_signature
 from ..reference._measured import Batch, exceptions, placed, read_measured
@@ -250,10 +250,11 @@ def _read_cells(adata: AnnData, method: str, keys: dict) -> _Profiles:
         given = {name: value for name, value in keys.items() if value is not None}
         keys = {"labels_key": _LABELS_KEY, "sample_key": None, "layer": None} | _registered(adata) | given
     check_reference(adata, **keys)
-    labels = adata.obs[keys["labels_key"]].astype("category").cat.remove_unused_categories().cat
+    obs = in_memory(adata.obs)
+    labels = obs[keys["labels_key"]].astype("category").cat.remove_unused_categories().cat
     donors = np.zeros(adata.n_obs, dtype=int)
     if keys["sample_key"] is not None:
-        donors = adata.obs[keys["sample_key"]].astype("category").cat.codes.to_numpy().astype(int)
+        donors = obs[keys["sample_key"]].astype("category").cat.codes.to_numpy().astype(int)
     types = [str(name) for name in labels.categories]
     chunks = sum_chunks(
         pick_matrix(adata, keys["layer"], "adata")[0],

@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader
+
+from ._cells import hold_cells
 
 MIN_DONORS = 3  # with two donors, holding one out would cost half of the reference
 
@@ -114,6 +117,14 @@ class CellSplitter(DataSplitter):
         **kwargs,
     ):
         super().__init__(adata_manager, external_indexing=list(split), batch_size=batch_size, **kwargs)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled training cells."""
+        return hold_cells(super().train_dataloader())
+
+    def val_dataloader(self) -> DataLoader | None:
+        """Held-out cells; None when there are none."""
+        return hold_cells(super().val_dataloader())
 
     def state_dict(self) -> dict[str, list[int]]:
         """The split, so that a resumed run keeps it."""

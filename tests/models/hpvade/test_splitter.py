@@ -74,6 +74,19 @@ def test_without_validation_cells(manager):
     assert set(splitter.streams) == {"train"}
 
 
+def test_minibatches_of_a_large_reference_come_from_a_part_of_it(manager):
+    splitter, parts, X, types = splitter_of(manager, n_cells=70)
+    seen = [
+        np.unique(torch.cat([batch["cells"]["X"] for batch, *_ in splitter.train_dataloader()]).numpy(), axis=0)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(*seen)  # the same part every time
+    train = {tuple(row) for row in X[parts[0]]}
+    assert len(seen[0]) == 70 and all(tuple(row) in train for row in seen[0])
+    np.testing.assert_array_equal(splitter.train_idx, parts[0])
+    np.testing.assert_array_equal(splitter.val_idx, parts[1])
+
+
 def test_state_dict_restores_the_split(manager):
     splitter, parts, *_ = splitter_of(manager)
     state = splitter.state_dict()

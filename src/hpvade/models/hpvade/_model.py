@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing, OnBadSample
-from ...io._rows import use_sparse_matrix
+from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
 from ...reference._mixtures import BulkSimulation
@@ -26,6 +25,7 @@ from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
 from ...reference._studies import Studies
 from ...solvers import robust
+from ...train._cells import CellManager
 from ...train._fit import check_options, fit, saved_split
 from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
@@ -33,7 +33,8 @@ from .._base import BaseModel, VAEMethods, choose_device
 from .._fields import UsedCategoriesField
 from ._calibration import CalibrationMethods
 from ._consensus import StudyMethods
-from ._deconvolve import PRIOR_WEIGHT, deconvolve
+from ._dask import deconvolve
+from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
@@ -146,7 +147,7 @@ class HPVADE(
         Parameters
         ----------
         adata
-            Cells x genes with raw counts and unique gene names.
+            Cells x genes with raw counts and unique gene names; in memory, backed, lazily read or of Dask arrays.
         labels_key
             Column of `adata.obs` with the cell type of each cell.
         layer
@@ -192,6 +193,7 @@ class HPVADE(
             n_cells_key=n_cells_key,
         )
         use_sparse_matrix(adata, layer)
+        load_obs(adata)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
             UsedCategoriesField(REGISTRY_KEYS.BATCH_KEY, batch_key),
@@ -202,7 +204,7 @@ class HPVADE(
             fields.append(UsedCategoriesField(_STUDY, study_key))
         if n_cells_key is not None:
             fields.append(NumericalObsField(_N_CELLS, n_cells_key))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = CellManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
@@ -327,7 +329,12 @@ class HPVADE(
                 plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
                 trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
             splitter = self._data_splitter_cls(
-                self.adata_manager, split=split, streams=streams, batch_size=batch_size, **(datasplitter_kwargs or {})
+                self.adata_manager,
+                split=split,
+                streams=streams,
+                batch_size=batch_size,
+                n_cells=max_epochs * n_steps * batch_size,
+                **(datasplitter_kwargs or {}),
             )
             is_new = not (self.is_trained_ and self.module.network_trained)
             fit(
@@ -377,7 +384,8 @@ class HPVADE(
         Parameters
         ----------
         bulk_adata
-            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order.
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order. A cohort in a Dask array is
+            solved block by block on the scheduler that is connected, with the same answers; see the guide to scale.
         layer
             Layer with the values; `bulk_adata.X` when None.
         input_type

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from ...reference._folds import N_FOLDS, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
@@ -57,7 +58,7 @@ class TrainingData:
     n_cells: np.ndarray | None = None
 
     @cached_property
-    def _read(self) -> tuple[ChunkSums, np.ndarray, np.ndarray, torch.Tensor]:
+    def _read(self) -> tuple[ChunkSums, np.ndarray, np.ndarray, sparse.csr_matrix]:
         """All that is read from the cells, in one pass: sums of chunks, their fold and whether held out, some cells."""
         train, validation, _ = self.split
         cells = np.concatenate([train, validation])
@@ -76,19 +77,24 @@ class TrainingData:
             indices=cells,
             n_cells=self.n_cells,
             chunk_size=10 if self.n_cells is None else 1,  # sums are chunks already
-            also=lambda rows, block: kept.append(block[chosen[rows]].toarray()),
+            within=self._within(fold * 2 + held_out),
+            also=lambda rows, block: kept.append(block[chosen[rows]]),
         )
         part, held_out = np.divmod(chunks.donors, 2)
         donors, fold = np.divmod(part, N_FOLDS)
-        some = torch.from_numpy(np.concatenate(kept).astype(np.float32))
+        some = sparse.vstack(kept, format="csr", dtype=np.float32)
         return replace(chunks, donors=donors), fold, held_out == 1, some
+
+    def _within(self, part: np.ndarray) -> np.ndarray:
+        """Cells whose donors may be merged where they are many: of one part, and of one study."""
+        return part if self.study_of_donor is None else part * len(self.study_names) + self.study_of_donor[self.donors]
 
     @property
     def chunks(self) -> ChunkSums:
         """Chunk sums of the training and validation cells on all genes."""
         return self._read[0]
 
-    @cached_property
+    @property
     def train_chunks(self) -> ChunkSums:
         """Chunk sums of the training cells on all genes."""
         chunks, _, held_out, _ = self._read
@@ -140,4 +146,4 @@ class TrainingData:
 
     def some_cells(self) -> torch.Tensor:
         """Counts of up to 2,000 training cells (cells x all genes), for input statistics."""
-        return self._read[3]
+        return torch.from_numpy(self._read[3].toarray())

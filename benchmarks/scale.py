@@ -1,0 +1,232 @@
+"""Time and memory against the number of cells of a backed reference, and of bulk samples in zarr through Dask.
+
+python benchmarks/scale.py cells 10000 100000 1000000 [--figure docs/_static/scale.png]
+python benchmarks/scale.py samples 10000 100000
+
+Each row is measured in processes of its own. Data are made in a temporary folder (8 GB for a million cells).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+N_GENES, N_TYPES, N_DONORS, DRAWS = 15_000, 12, 20, 1_400  # 1,400 draws hit about 1,000 different genes
+
+
+def write_reference(path: Path, n_cells: int, block: int = 10_000) -> None:
+    """Sparse counts (cells x 15,000 genes, about 1,000 above zero per cell) in h5ad, a block of cells at a time."""
+    import anndata as ad
+    import h5py
+    import pandas as pd
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    profiles = rng.lognormal(0, 1.5, N_GENES) * rng.lognormal(0, 1, (N_TYPES, N_GENES))
+    # a long tape of draws from each type's profile; a cell is a stretch of it
+    tapes = [rng.choice(N_GENES, 1_000_000, p=p / p.sum()).astype(np.int16) for p in profiles]
+    types, donors = rng.integers(N_TYPES, size=n_cells), rng.integers(N_DONORS, size=n_cells)
+    obs = pd.DataFrame(
+        {"cell_type": pd.Categorical.from_codes(types, [f"type {k:02d}" for k in range(N_TYPES)])},
+        index=np.char.add("c", np.arange(n_cells).astype(str)),
+    )
+    obs["donor"] = pd.Categorical.from_codes(donors, [f"d{d}" for d in range(N_DONORS)])
+    empty = sparse.csr_matrix((n_cells, N_GENES), dtype=np.float32)
+    ad.AnnData(empty, obs=obs, var=pd.DataFrame(index=[f"g{g}" for g in range(N_GENES)])).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        group = file["X"]
+        del group["data"], group["indices"], group["indptr"]
+        options = {"shape": (0,), "maxshape": (None,), "chunks": (2**18,)}
+        data, columns = (
+            group.create_dataset(name, dtype=d, **options) for name, d in (("data", "f4"), ("indices", "i4"))
+        )
+        indptr = [np.zeros(1, dtype=np.int64)]
+        for start in range(0, n_cells, block):
+            of = types[start : start + block]
+            at = rng.integers(1_000_000 - DRAWS, size=len(of))
+            genes = np.stack([tapes[k][a : a + DRAWS] for k, a in zip(of, at, strict=True)])
+            genes.sort(axis=1)
+            first = np.diff(genes, axis=1, prepend=-1) != 0
+            position = np.flatnonzero(first)
+            counts = np.diff(position, append=first.size)
+            end = data.shape[0] + len(position)
+            for dataset, values in ((data, counts), (columns, genes.ravel()[position])):
+                dataset.resize((end,))
+                dataset[-len(position) :] = values
+            indptr.append(indptr[-1][-1] + first.sum(axis=1).cumsum())
+        group.create_dataset("indptr", data=np.concatenate(indptr))
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in GB; getrusage would count the parent's before the fork."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def fit(path: Path, model_path: Path) -> dict[str, float]:
+    """Seconds and GB of setup, default training and saving, from a backed file."""
+    import anndata as ad
+    import scvi
+
+    import hpvade as hp
+
+    scvi.settings.seed = 0
+    found = {"start_gb": peak_memory()}
+    adata = ad.read_h5ad(path, backed="r")
+
+    def timed(name: str, call, *args, **kwargs):
+        start, cpu = time.perf_counter(), time.process_time()
+        result = call(*args, **kwargs)
+        found[name], found[f"{name}_cpu"] = time.perf_counter() - start, time.process_time() - cpu
+        found[f"{name}_gb"] = peak_memory()
+        return result
+
+    timed("setup", hp.HPVADE.setup_anndata, adata, "cell_type", sample_key="donor")
+    model = hp.HPVADE(adata)
+    timed("train", model.train, accelerator="cpu", enable_progress_bar=False, logger=False)
+    timed("save", model.save, str(model_path))
+    return found
+
+
+def write_bulk(path: Path, model, n_samples: int, block: int = 1000) -> None:
+    """Counts of mixtures (samples x genes) in zarr, made and written a block of samples at a time."""
+    import anndata as ad
+    import dask.array as da
+    import pandas as pd
+
+    profiles = model.get_signature_matrix(normalize="cpm").to_numpy().T / 1e6
+    profiles = profiles * np.exp(0.5 * np.random.default_rng(1).standard_normal(profiles.shape[1]))
+
+    def draw(block_info=None) -> np.ndarray:
+        (start, stop), _ = block_info[None]["array-location"]
+        rng = np.random.default_rng(start)
+        mean = rng.dirichlet(np.ones(len(profiles)), stop - start) @ profiles
+        return rng.poisson(2e6 * mean / mean.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    rows = tuple(min(block, n_samples - start) for start in range(0, n_samples, block))
+    X = da.map_blocks(draw, chunks=(rows, profiles.shape[1:]), dtype=np.float32)
+    obs = pd.DataFrame(index=np.char.add("s", np.arange(n_samples).astype(str)))
+    ad.AnnData(X, obs=obs, var=pd.DataFrame(index=model.get_var_names())).write_zarr(path)
+
+
+def deconvolve(path: Path, model_path: Path, n_workers: int) -> dict[str, float]:
+    """Seconds of `deconvolve` through Dask, and GB of the largest worker and of this process."""
+    import anndata as ad
+    from distributed import Client, LocalCluster
+
+    import hpvade as hp
+
+    model = hp.HPVADE.load(str(model_path), accelerator="cpu", adata=False)
+    bulk = ad.experimental.read_lazy(path)
+    with (
+        LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        start = time.perf_counter()
+        result = model.deconvolve(bulk)
+        seconds = time.perf_counter() - start
+        workers = client.run(peak_memory)
+    assert result.notna().all().all() and len(result) == bulk.n_obs
+    return {"seconds": seconds, "worker_gb": max(workers.values()), "client_gb": peak_memory()}
+
+
+def alone(what: str, *arguments) -> dict[str, float]:
+    """Run a part of this script in a process of its own."""
+    command = [sys.executable, __file__, what, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def draw(rows: dict[int, dict], figure: str) -> None:
+    """Seconds and memory against the number of cells."""
+    import matplotlib.pyplot as plt
+
+    cells = list(rows)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
+    for name in ("setup", "train", "save"):
+        left.plot(cells, [row[name] for row in rows.values()], marker="o", label=name)
+    right.plot(cells, [row["save_gb"] for row in rows.values()], marker="o", color="k")
+    left.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds")
+    left.legend(frameon=False)
+    right.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, None))
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    fig.savefig(figure, dpi=120)
+
+
+def cells(numbers: list[int], figure: str | None) -> None:
+    """Table of references."""
+    print(
+        "| cells | file, GB | setup, s | train(), s | save, s | together, CPU s | peak memory, GB |\n"
+        + "|---" * 7
+        + "|"
+    )
+    rows = {}
+    for n in numbers:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "reference.h5ad"
+            write_reference(path, n)
+            size = path.stat().st_size / 1e9
+            rows[n] = row = alone("_fit", path, Path(folder) / "model")
+        together = sum(row[f"{name}_cpu"] for name in ("setup", "train", "save"))
+        times = " | ".join(f"{row[name]:.1f}" for name in ("setup", "train", "save"))
+        print(f"| {n:,} | {size:.1f} | {times} | {together:.0f} | {row['save_gb']:.2f} |", flush=True)
+    if figure:
+        draw(rows, figure)
+
+
+def samples(numbers: list[int], n_workers: int = 2) -> None:
+    """Table of cohorts."""
+    import anndata as ad
+
+    import hpvade as hp
+
+    print(
+        "| samples | zarr, GB | workers | seconds | samples/s | largest worker, GB | client, GB |\n" + "|---" * 7 + "|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_reference(Path(folder) / "reference.h5ad", 4000)
+        adata = ad.read_h5ad(Path(folder) / "reference.h5ad")
+        hp.HPVADE.setup_anndata(adata, "cell_type", sample_key="donor")
+        model = hp.HPVADE(adata)
+        model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False)
+        model.save(f"{folder}/model")
+        for n in numbers:
+            path = Path(folder) / f"bulk{n}.zarr"
+            write_bulk(path, model, n)
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e9
+            row = alone("_deconvolve", path, f"{folder}/model", n_workers)
+            rate = f"{row['seconds']:.0f} | {n / row['seconds']:,.0f}"
+            print(
+                f"| {n:,} | {size:.1f} | {n_workers} | {rate} | {row['worker_gb']:.2f} | {row['client_gb']:.2f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    if sys.argv[1:2] in (["_fit"], ["_deconvolve"]):
+        path, model_path, *rest = sys.argv[2:]
+        call = fit if sys.argv[1] == "_fit" else deconvolve
+        print(json.dumps(call(Path(path), Path(model_path), *map(int, rest))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["cells", "samples"])
+    parser.add_argument("n", type=int, nargs="+")
+    parser.add_argument("--figure", help="picture of the curves over cells")
+    args = parser.parse_args()
+    if args.what == "cells":
+        cells(args.n, args.figure)
+    else:
+        samples(args.n)
+
+
+if __name__ == "__main__":
+    main()
