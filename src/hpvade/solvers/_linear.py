@@ -20,24 +20,33 @@ def coordinate_descent(
     n_sweeps
         Most passes over the types.
     tolerance
-        Stop when no coefficient moved by more than this share of the largest one.
+        Stop when no coefficient moved by more than this share of the largest one: each sample by itself on a processor,
+        all together elsewhere, where it is looked at every tenth pass, since looking makes the device wait.
 
     Returns
     -------
     :math:`b` (samples x types).
     """
-    gram = gram.expand(len(target), -1, -1)
     solution = torch.zeros_like(target) if start is None else start.clone()
+    if on_processor(target):
+        from . import _cpu  # here: numba takes a while to import
+
+        return _cpu.coordinate_descent(gram, target, solution, n_sweeps, tolerance)
+    return _all_together(gram.expand(len(target), -1, -1), target, solution, n_sweeps, tolerance)
+
+
+def _all_together(gram: Tensor, target: Tensor, solution: Tensor, n_sweeps: int, tolerance: float) -> Tensor:
+    """Coordinate descent in steps of the whole cohort; changes `solution`."""
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     step = torch.where(diagonal > 0, 1 / diagonal.clamp(min=torch.finfo(gram.dtype).tiny), 0.0)
-    for _ in range(n_sweeps):
+    for sweep in range(1, n_sweeps + 1):
         moved = torch.zeros((), dtype=gram.dtype, device=gram.device)
         for k in range(target.shape[1]):
             gradient = target[:, k] - (gram[:, k] * solution).sum(dim=1)
             new = (solution[:, k] + gradient * step[:, k]).clamp(min=0)
             moved = torch.maximum(moved, (new - solution[:, k]).abs().max())
             solution[:, k] = new
-        if moved <= tolerance * solution.abs().max():
+        if sweep % 10 == 0 and sweep < n_sweeps and moved <= tolerance * solution.abs().max():
             break
     return solution
 
@@ -99,12 +108,24 @@ def normal_equations(bulk: Tensor, signature: Tensor, weight: Tensor) -> tuple[T
 
 def _minimum(gram: Tensor, target: Tensor) -> Tensor:
     """Exact minimum of the quadratic form over non-negative coefficients; shapes as in `coordinate_descent`."""
-    solution = coordinate_descent(gram, target, n_sweeps=100)
+    if on_processor(target):
+        from . import _cpu
+
+        solution, done = _cpu.minimum(gram, target)
+        rows = (~done).nonzero()[:, 0]
+    else:
+        solution = coordinate_descent(gram, target, n_sweeps=100)
+        rows = torch.arange(len(target), device=target.device)
     for _ in range(100):  # similar types: coordinates alone would take many thousand sweeps
-        previous, solution = solution, coordinate_descent(gram, target, solution, n_sweeps=1)
-        if ((solution - previous).abs().amax(dim=1) <= 1e-10 * solution.amax(dim=1)).all():
+        own, aim, previous = gram if gram.ndim == 2 else gram[rows], target[rows], solution[rows]
+        now = coordinate_descent(own, aim, previous, n_sweeps=1)
+        moves = (now - previous).abs().amax(dim=1) > 1e-10 * now.amax(dim=1)
+        solution[rows] = now
+        if not moves.any():
             break
-        solution = _face_minimum(gram, target, solution)
+        rows = rows[moves]
+        own = gram if gram.ndim == 2 else gram[rows]
+        solution[rows] = _face_minimum(own, aim[moves], now[moves])
     return solution
 
 
@@ -120,6 +141,11 @@ def _face_minimum(gram: Tensor, target: Tensor, solution: Tensor) -> Tensor:
         if (share == 1).all():
             break
     return solution
+
+
+def on_processor(x: Tensor) -> bool:
+    """Whether the compiled kernels can take this tensor."""
+    return x.device.type == "cpu"
 
 
 def check_shapes(bulk: Tensor, signature: Tensor) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._linear import check_shapes, coordinate_descent
+from ._linear import check_shapes, coordinate_descent, on_processor
 
 HUBER = 1.345  # 95 % efficiency for normal residuals
 ROUNDS = 5  # of factor and samples in turn; more move real cohorts by a thousandth in r
@@ -158,16 +158,12 @@ def robust(
         d = weight_samples if gene_weight is True else None
         factor = problem.fit_cohort(bulk[few], depth[few], start[few], factor, n_iterations, penalty, d)
 
-    parts = []
-    for i in range(0, n, block):
-        rows = [x if x is None else x[i : i + block] for x in (bulk, depth, start, anchor)]
-        amount, e, _ = problem.solve(*rows, factor, n_iterations)
-        total = amount.sum(dim=1, keepdim=True).clamp(min=1e-30)
-        part = [amount / total, MAD * e.abs().median(dim=1).values]
-        if covariance:
-            part.append(problem.covariance(amount, factor, *rows[:2]) / total[:, :, None].double() ** 2)
-        parts.append(part)
-    fractions, residual, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    amounts, residual = problem.answers(bulk, depth, start, anchor, factor, n_iterations, block)
+    total = amounts.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    fractions, rest = amounts / total, []
+    if covariance:
+        rows = zip(*(x.split(block) for x in (amounts, bulk, depth)), strict=True)
+        rest = [torch.cat([problem.covariance(*x, factor) for x in rows]) / total[:, :, None].double() ** 2]
     fractions = torch.where(fractions.sum(dim=1, keepdim=True) > 0, fractions, 1 / fractions.shape[1])
     return RobustFit(fractions, factor, problem.gene_weight, residual, *rest)
 
@@ -251,6 +247,9 @@ class _Problem:
         self, bulk: Tensor, depth: Tensor, start: Tensor, anchor: Tensor | None, factor: Tensor, n_iterations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Amounts (samples x types), log residuals and weights (samples x genes), with the factor as it is."""
+        if on_processor(bulk):
+            amounts, _, residual, weight = self._compiled(bulk, depth, start, anchor, factor, n_iterations, settle=False)
+            return amounts, residual, weight
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         log_bulk = torch.log(bulk + offset)
         amounts, limit = start, None
@@ -264,6 +263,35 @@ class _Problem:
             amounts = new if step < 4 else (amounts + new) / 2
         mean, residual = self._residual(amounts, factor, log_bulk, offset)
         return amounts, residual, self._weights(mean, residual, limit, depth)
+
+    def answers(
+        self,
+        bulk: Tensor,
+        depth: Tensor,
+        start: Tensor,
+        anchor: Tensor | None,
+        factor: Tensor,
+        n_iterations: int,
+        block: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Amounts (samples x types) with a factor that stays, and robust deviation of the log residuals (samples,)."""
+        if on_processor(bulk):
+            return self._compiled(bulk, depth, start, anchor, factor, n_iterations, settle=True)[:2]
+        parts = []
+        for i in range(0, len(bulk), block):
+            rows = [x if x is None else x[i : i + block] for x in (bulk, depth, start, anchor)]
+            amounts, residual, _ = self.solve(*rows, factor, n_iterations)
+            parts.append((amounts, MAD * residual.abs().median(dim=1).values))
+        amounts, spread = (torch.cat(column) for column in zip(*parts, strict=True))
+        return amounts, spread
+
+    def _compiled(self, bulk, depth, start, anchor, factor, n_iterations: int, *, settle: bool) -> tuple[Tensor, ...]:
+        from . import _cpu  # here: numba takes a while to import
+
+        signature = self.signature * factor.exp()[:, None]
+        options = {"anchor_weight": self.anchor_weight, "offset": self.offset, "dispersion": self.dispersion}
+        rows = (bulk, depth, start, anchor)
+        return _cpu.robust(*rows, signature, self.gene_weight, n_steps=n_iterations, settle=settle, **options)
 
     def _residual(self, amounts: Tensor, factor: Tensor, log_bulk: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         mean = amounts @ (self.signature * factor.exp()[:, None]).T + offset
@@ -306,7 +334,7 @@ class _Problem:
         """Precision of the anchor (samples x 1), per squared fraction."""
         return self.anchor_weight * (weight.sum(dim=1, keepdim=True) * (limit / HUBER).square()).double()
 
-    def covariance(self, amounts: Tensor, factor: Tensor, bulk: Tensor, depth: Tensor) -> Tensor:
+    def covariance(self, amounts: Tensor, bulk: Tensor, depth: Tensor, factor: Tensor) -> Tensor:
         """Sandwich covariance of the amounts (samples x types x types), genes as independent draws."""
         n_types = amounts.shape[1]
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)

@@ -1,0 +1,361 @@
+"""Kernels of the solvers for processors: one sample at a time, compiled by numba, samples spread over threads.
+
+Every sample is solved by itself and in one order, so that answers are the same bits whatever the number of threads, the
+other samples or the blocks. Threads are Python's own, since the kernels release its lock: numba's parallel loops take
+seconds more to compile and may not be entered from two threads (Dask) at once.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+HUBER = 1.345  # 95 % efficiency for normal residuals
+MAD = 1.4826  # standard deviation of a normal variable per median absolute deviation
+_SETTLED = 5  # steps after which the scale of the residuals stays
+# A step that moves less ends a sample's regression: those left would together move it by half of that
+_TOLERANCE = 1e-4
+_TILE = 512  # genes whose sums are in float32, which is as exact as a whole vector's and leaves room in the cache
+_LANES = 16  # genes are padded to whole vectors
+_FAST = {
+    "contract",
+    "reassoc",
+    "nsz",
+}  # sums in any order, which lets them run in vectors; NaN and inf stay what they are
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile for nogil threads on first use; keep the result on disk where a folder for it can be written."""
+    kernel = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST)(function)
+    with suppress(RuntimeError):  # neither the package's folder nor the user's cache can be written
+        kernel.enable_caching()
+    return kernel
+
+
+def over_samples(kernel: Callable, n: int, *arguments, least: int = 16) -> None:
+    """Call `kernel(first, end, *arguments)` on parts of `n` samples, in as many threads as torch may use."""
+    workers = min(torch.get_num_threads(), -(-n // least))
+    if workers <= 1:
+        kernel(0, n, *arguments)
+        return
+    edges = np.linspace(0, n, 4 * workers + 1).round().astype(int)
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(kernel, a, b, *arguments) for a, b in zip(edges[:-1], edges[1:], strict=True)]:
+            done.result()
+
+
+@compiled
+def _descend(gram, target, solution, gradient, step, n_sweeps, tolerance):
+    """Cyclic coordinates for one sample; `solution` is changed in place, `gradient` and `step` are scratch."""
+    n_types = len(target)
+    for k in range(n_types):
+        step[k] = 1 / gram[k, k] if gram[k, k] > 0 else 0.0
+        total = target[k]
+        for j in range(n_types):
+            total -= gram[k, j] * solution[j]
+        gradient[k] = total
+    for _ in range(n_sweeps):
+        moved = largest = 0.0
+        for k in range(n_types):
+            new = solution[k] + gradient[k] * step[k]
+            if new < 0:  # and not max(), which would make 0 of NaN
+                new = 0.0
+            change = new - solution[k]
+            if change != 0:
+                for j in range(n_types):
+                    gradient[j] -= gram[k, j] * change
+                solution[k] = new
+            moved, largest = max(moved, abs(change)), max(largest, new)
+        if moved <= tolerance * largest:
+            break
+
+
+@compiled
+def _face_minimum(gram, target, solution, lower, inside):
+    """Go to the minimum over the types in use, by Cholesky; False, and no move, where they are linearly dependent.
+
+    A type that would turn negative is dropped, and the others go on. `lower` and `inside` are scratch.
+    """
+    while True:
+        n_used = 0
+        for k in range(len(target)):
+            if solution[k] > 0:
+                inside[n_used] = k
+                n_used += 1
+        for a in range(n_used):
+            for b in range(a + 1):
+                total = gram[inside[a], inside[b]]
+                for j in range(b):
+                    total -= lower[a, j] * lower[b, j]
+                if a > b:
+                    lower[a, b] = total / lower[b, b]
+                elif total > 1e-10 * gram[inside[a], inside[a]]:
+                    lower[a, a] = np.sqrt(total)
+                else:
+                    return False
+        best = np.empty(n_used)
+        for a in range(n_used):
+            total = target[inside[a]]
+            for j in range(a):
+                total -= lower[a, j] * best[j]
+            best[a] = total / lower[a, a]
+        for a in range(n_used - 1, -1, -1):
+            for j in range(a + 1, n_used):
+                best[a] -= lower[j, a] * best[j]
+            best[a] /= lower[a, a]
+        share, dropped = 1.0, -1
+        for a in range(n_used):
+            reach = solution[inside[a]] / (solution[inside[a]] - best[a]) if best[a] < 0 else 1.0
+            if reach < share:
+                share, dropped = reach, a
+        for a in range(n_used):
+            solution[inside[a]] = max(solution[inside[a]] + share * (best[a] - solution[inside[a]]), 0.0)
+        if dropped < 0:
+            return True
+        solution[inside[dropped]] = 0.0
+
+
+@compiled
+def descend(first, end, gram, target, solution, n_sweeps, tolerance):
+    """`coordinate_descent` of samples `first` to `end`; `gram` (samples or 1 x types x types), `solution` in place."""
+    gradient, step = np.empty(target.shape[1]), np.empty(target.shape[1])
+    for n in range(first, end):
+        _descend(gram[n % len(gram)], target[n], solution[n], gradient, step, n_sweeps, tolerance)
+
+
+@compiled
+def minimise(first, end, gram, target, solution, done):
+    """Exact minima, `solution` from zeros; where types are linearly dependent, or never at rest, `done` stays False."""
+    n_types = target.shape[1]
+    gradient, step, before = np.empty(n_types), np.empty(n_types), np.empty(n_types)
+    lower, inside = np.empty((n_types, n_types)), np.empty(n_types, np.int64)
+    for n in range(first, end):
+        own, here = gram[n % len(gram)], solution[n]
+        _descend(own, target[n], here, gradient, step, 20, 1e-10)
+        for _ in range(100):
+            before[:] = here
+            _descend(own, target[n], here, gradient, step, 1, 0.0)
+            if np.abs(here - before).max() <= 1e-10 * here.max():
+                done[n] = True
+                break
+            if not _face_minimum(own, target[n], here, lower, inside):
+                break
+
+
+@compiled
+def _means(amounts, signature, offset, mean):
+    """Fill `mean` (genes,) with offset + sum of amounts (types,) times signature (types x genes)."""
+    mean[:] = offset
+    for k in range(len(amounts)):
+        amount = np.float32(amounts[k])
+        if amount != 0:
+            for g in range(len(mean)):
+                mean[g] += amount * signature[k, g]
+
+
+@compiled
+def _log_ratios(bulk, mean, offset, residual):
+    """Fill `residual` with log((bulk + offset) / mean), all above zero, to 1e-7 by the series of artanh."""
+    for g in range(len(bulk)):
+        bits = np.float32((bulk[g] + offset) / mean[g]).view(np.int32)
+        exponent = np.int32(np.int32(bits - np.int32(0x3F3504F3)) >> 23)  # mantissa between the roots of 1/2 and 2
+        mantissa = np.int32(bits - np.int32(exponent << 23)).view(np.float32)
+        s = (mantissa - np.float32(1)) / (mantissa + np.float32(1))
+        q = s * s
+        series = np.float32(2 / 7) + q * np.float32(2 / 9)
+        series = np.float32(2 / 3) + q * (np.float32(2 / 5) + q * series)
+        residual[g] = np.float32(exponent) * np.float32(0.6931471805599453) + s * (np.float32(2) + q * series)
+
+
+@compiled
+def _median_size(residual, n_genes, bits):
+    """Lower median of the sizes of the first `n_genes` residuals: bisection of bits, whose order is that of sizes."""
+    for g in range(n_genes):
+        bits[g] = np.float32(abs(residual[g])).view(np.int32)
+    low, high, rank = np.int32(0), np.int32(0x7F800000), (n_genes + 1) // 2
+    while low < high:
+        middle = np.int32(low + (high - low) // 2)
+        below = np.int32(0)
+        for g in range(n_genes):
+            below = np.int32(below + np.int32(bits[g] <= middle))
+        if below >= rank:
+            high = middle
+        else:
+            low = np.int32(middle + 1)
+    return np.int32(high).view(np.float32)
+
+
+@compiled
+def _normal_equations(signature, relative, response, scaled, gram, target):
+    """Fill `gram` (types x types) and `target` (types,) of weighted least squares; `scaled` is scratch.
+
+    `scaled` (types + 3 x tile) and `gram` have three rows more, which pad the groups of four.
+    """
+    n_types, n_genes = signature.shape
+    gram[:], target[:] = 0, 0
+    for start in range(0, n_genes, _TILE):
+        end = min(start + _TILE, n_genes)
+        w, y = relative[start:end], response[start:end]
+        for k in range(n_types):
+            row, s, total = scaled[k], signature[k, start:end], np.float32(0)
+            for g in range(len(w)):
+                value = w[g] * s[g]
+                row[g] = value
+                total += value * y[g]
+            target[k] += total
+        for k in range(n_types):
+            s = signature[k, start:end]
+            for j in range(0, k + 1, 4):  # four at a time read the signature once
+                row0, row1, row2, row3 = scaled[j], scaled[j + 1], scaled[j + 2], scaled[j + 3]
+                sum0 = sum1 = sum2 = sum3 = np.float32(0)
+                for g in range(len(s)):
+                    sum0 += row0[g] * s[g]
+                    sum1 += row1[g] * s[g]
+                    sum2 += row2[g] * s[g]
+                    sum3 += row3[g] * s[g]
+                gram[k, j] += sum0
+                gram[k, j + 1] += sum1
+                gram[k, j + 2] += sum2
+                gram[k, j + 3] += sum3
+    for k in range(n_types):
+        for j in range(k):
+            gram[j, k] = gram[k, j]
+
+
+@compiled
+def regress(
+    first,
+    end,
+    bulk,
+    scale,
+    offset,
+    depth,
+    signature,
+    gene_weight,
+    n_genes,
+    anchor,
+    anchor_weight,
+    dispersion,
+    n_steps,
+    tolerance,
+    amounts,
+    spread,
+    residuals,
+    weights,
+):
+    """Robust regression of samples `first` to `end` with a fixed gene factor; see `hpvade.solvers.robust`.
+
+    `scale` brings `bulk` to the unit of `signature` (types x genes), `offset` and `depth`; genes are padded with zeros
+    of signature and weight. `amounts` (samples x types) goes from start to answer, `spread` (samples,) becomes the
+    robust standard deviation of the residuals. A sample stops when a step moves less than `tolerance` of its total.
+    `residuals` and `weights` (samples x genes) are filled unless they are empty.
+    """
+    n_types, n_padded = signature.shape
+    one = np.float32(1)
+    y, mean, residual = np.zeros(n_padded, np.float32), np.empty(n_padded, np.float32), np.empty(n_padded, np.float32)
+    relative, response = np.empty(n_padded, np.float32), np.empty(n_padded, np.float32)
+    bits = np.empty(n_genes, np.int32)
+    scaled, gram = np.zeros((n_types + 3, _TILE), np.float32), np.empty((n_types + 3, n_types + 3))
+    target, new, gradient, step = np.empty(n_types), np.empty(n_types), np.empty(n_types), np.empty(n_types)
+    for n in range(first, end):
+        for g in range(n_genes):
+            y[g] = scale * bulk[n, g]
+        c, odds, limit, current = offset[n], np.float32(dispersion * depth[n]), np.float32(0), amounts[n]
+        for t in range(n_steps):
+            _means(current, signature, c, mean)
+            _log_ratios(y, mean, c, residual)
+            if t < _SETTLED:
+                limit = np.float32(HUBER * MAD * _median_size(residual, n_genes, bits))
+            least = max(limit, np.float32(1e-12))
+            for g in range(n_padded):
+                m, e = mean[g], residual[g]
+                relative[g] = gene_weight[g] * limit * odds / (max(abs(e), least) * m * (odds * m + one))
+                response[g] = m * (one + min(max(e, np.float32(-2)), np.float32(2))) - c
+            _normal_equations(signature, relative, response, scaled, gram, target)
+            total = current.sum()
+            for k in range(n_types):
+                pull = anchor_weight * gram[k, k]
+                target[k] += pull * anchor[n, k] * total
+                gram[k, k] += pull + 1e-6 * gram[k, k]
+            new[:] = current
+            _descend(gram, target, new, gradient, step, 10, 1e-7)
+            change, total = 0.0, 0.0
+            for k in range(n_types):
+                change, total = change + abs(new[k] - current[k]), total + new[k]
+            settled = t >= _SETTLED and change <= tolerance * total
+            for k in range(n_types):
+                current[k] = new[k] if t < _SETTLED - 1 or settled else (current[k] + new[k]) / 2
+            if settled:
+                break
+        _means(current, signature, c, mean)
+        _log_ratios(y, mean, c, residual)
+        spread[n] = MAD * _median_size(residual, n_genes, bits)
+
+
+def coordinate_descent(gram: Tensor, target: Tensor, start: Tensor, n_sweeps: int, tolerance: float) -> Tensor:
+    """See `hpvade.solvers.coordinate_descent`; each sample stops by itself."""
+    solution = _array(start, np.float64).copy()
+    over_samples(descend, len(solution), _grams(gram), _array(target, np.float64), solution, n_sweeps, tolerance)
+    return torch.from_numpy(solution).to(target.dtype)
+
+
+def minimum(gram: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Minima of the quadratic forms over non-negative coefficients, and whether each was reached (samples,)."""
+    solution, done = np.zeros(target.shape), np.zeros(len(target), dtype=bool)
+    over_samples(minimise, len(solution), _grams(gram), _array(target, np.float64), solution, done)
+    return torch.from_numpy(solution), torch.from_numpy(done)
+
+
+def robust(
+    bulk: Tensor,
+    depth: Tensor,
+    start: Tensor,
+    anchor: Tensor | None,
+    signature: Tensor,
+    gene_weight: Tensor,
+    *,
+    anchor_weight: float,
+    offset: float,
+    dispersion: float,
+    n_steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Amounts (samples x types) and robust deviation of the log residuals (samples,); `signature` with its factor."""
+    n_genes, n_types = signature.shape
+    unit = float(signature.sum(dim=0).mean().clamp(min=1e-30))  # keeps squares of small shares inside float32
+    profiles = np.zeros((n_types, -(-n_genes // _LANES) * _LANES), np.float32)
+    profiles[:, :n_genes] = _array(signature.T / unit, np.float32)
+    weight = np.zeros(profiles.shape[1], np.float32)
+    weight[:n_genes] = _array(gene_weight, np.float32)
+    anchored = anchor is not None and anchor_weight > 0
+    amounts, spread = _array(start, np.float64).copy(), np.empty(len(start))
+    over_samples(
+        regress,
+        len(amounts),
+        _array(bulk, np.float32),
+        np.float32(1 / unit),
+        _array((0.5 / depth).clamp(min=offset) / unit, np.float32),
+        _array(depth * unit, np.float32),
+        profiles,
+        weight,
+        n_genes,
+        _array(anchor if anchored else torch.zeros(amounts.shape), np.float64),
+        float(anchor_weight) if anchored else 0.0,
+        float(dispersion),
+        n_steps,
+        _TOLERANCE,
+        amounts,
+        spread,
+    )
+    return torch.from_numpy(amounts).to(start.dtype), torch.from_numpy(spread).to(start.dtype)
+
+
+def _array(x: Tensor, dtype: type) -> np.ndarray:
+    return np.ascontiguousarray(x.detach().numpy(), dtype=dtype)
+
+
+def _grams(gram: Tensor) -> np.ndarray:
+    return _array(gram if gram.ndim == 3 else gram[None], np.float64)
