@@ -49,11 +49,11 @@ def over_samples(kernel: Callable, n: int, *arguments, least: int = 16) -> None:
 
 
 @compiled
-def _descend(gram, target, solution, gradient, step, n_sweeps, tolerance):
-    """Cyclic coordinates for one sample; `solution` is changed in place, `gradient` and `step` are scratch."""
+def _descend(gram, target, solution, gradient, inverse, n_sweeps, tolerance):
+    """Cyclic coordinates for one sample, and whether they came to rest; changes `solution`; two are scratch."""
     n_types = len(target)
     for k in range(n_types):
-        step[k] = 1 / gram[k, k] if gram[k, k] > 0 else 0.0
+        inverse[k] = 1 / gram[k, k] if gram[k, k] > 0 else 0.0
         total = target[k]
         for j in range(n_types):
             total -= gram[k, j] * solution[j]
@@ -61,7 +61,7 @@ def _descend(gram, target, solution, gradient, step, n_sweeps, tolerance):
     for _ in range(n_sweeps):
         moved = largest = 0.0
         for k in range(n_types):
-            new = solution[k] + gradient[k] * step[k]
+            new = solution[k] + gradient[k] * inverse[k]
             if new < 0:  # and not max(), which would make 0 of NaN
                 new = 0.0
             change = new - solution[k]
@@ -71,14 +71,15 @@ def _descend(gram, target, solution, gradient, step, n_sweeps, tolerance):
                 solution[k] = new
             moved, largest = max(moved, abs(change)), max(largest, new)
         if moved <= tolerance * largest:
-            break
+            return True
+    return False
 
 
 @compiled
-def _face_minimum(gram, target, solution, lower, inside):
+def _face_minimum(gram, target, solution, lower, best, inside):
     """Go to the minimum over the types in use, by Cholesky; False, and no move, where they are linearly dependent.
 
-    A type that would turn negative is dropped, and the others go on. `lower` and `inside` are scratch.
+    A type that would turn negative is dropped, and the others go on. `lower`, `best` and `inside` are scratch.
     """
     while True:
         n_used = 0
@@ -97,7 +98,6 @@ def _face_minimum(gram, target, solution, lower, inside):
                     lower[a, a] = np.sqrt(total)
                 else:
                     return False
-        best = np.empty(n_used)
         for a in range(n_used):
             total = target[inside[a]]
             for j in range(a):
@@ -122,34 +122,31 @@ def _face_minimum(gram, target, solution, lower, inside):
 @compiled
 def descend(first, end, gram, target, solution, n_sweeps, tolerance):
     """`coordinate_descent` of samples `first` to `end`; `gram` (samples or 1 x types x types), `solution` in place."""
-    gradient, step = np.empty(target.shape[1]), np.empty(target.shape[1])
+    gradient, inverse = np.empty(target.shape[1]), np.empty(target.shape[1])
     for n in range(first, end):
-        _descend(gram[n % len(gram)], target[n], solution[n], gradient, step, n_sweeps, tolerance)
+        _descend(gram[n % len(gram)], target[n], solution[n], gradient, inverse, n_sweeps, tolerance)
 
 
 @compiled
 def minimise(first, end, gram, target, solution, done):
     """Exact minima, `solution` from zeros; where types are linearly dependent, or never at rest, `done` stays False."""
     n_types = target.shape[1]
-    gradient, step, before = np.empty(n_types), np.empty(n_types), np.empty(n_types)
+    gradient, inverse, best = np.empty(n_types), np.empty(n_types), np.empty(n_types)
     lower, inside = np.empty((n_types, n_types)), np.empty(n_types, np.int64)
     for n in range(first, end):
-        own, here = gram[n % len(gram)], solution[n]
-        _descend(own, target[n], here, gradient, step, 20, 1e-10)
+        own, aim, here = gram[n % len(gram)], target[n], solution[n]
+        done[n] = _descend(own, aim, here, gradient, inverse, 20, 1e-10)
         for _ in range(100):
-            before[:] = here
-            _descend(own, target[n], here, gradient, step, 1, 0.0)
-            if np.abs(here - before).max() <= 1e-10 * here.max():
-                done[n] = True
+            if done[n] or not _face_minimum(own, aim, here, lower, best, inside):
                 break
-            if not _face_minimum(own, target[n], here, lower, inside):
-                break
+            done[n] = _descend(own, aim, here, gradient, inverse, 1, 1e-10)
 
 
 @compiled
 def _means(amounts, signature, offset, mean):
     """Fill `mean` (genes,) with offset + sum of amounts (types,) times signature (types x genes)."""
-    mean[:] = offset
+    for g in range(len(mean)):
+        mean[g] = offset
     for k in range(len(amounts)):
         amount = np.float32(amounts[k])
         if amount != 0:
@@ -196,7 +193,10 @@ def _normal_equations(signature, relative, response, scaled, gram, target):
     `scaled` (types + 3 x tile) and `gram` have three rows more, which pad the groups of four.
     """
     n_types, n_genes = signature.shape
-    gram[:], target[:] = 0, 0
+    for k in range(n_types):
+        target[k] = 0.0
+        for j in range(gram.shape[1]):
+            gram[k, j] = 0.0
     for start in range(0, n_genes, _TILE):
         end = min(start + _TILE, n_genes)
         w, y = relative[start:end], response[start:end]
@@ -260,7 +260,7 @@ def regress(
     relative, response = np.empty(n_padded, np.float32), np.empty(n_padded, np.float32)
     bits = np.empty(n_genes, np.int32)
     scaled, gram = np.zeros((n_types + 3, _TILE), np.float32), np.empty((n_types + 3, n_types + 3))
-    target, new, gradient, step = np.empty(n_types), np.empty(n_types), np.empty(n_types), np.empty(n_types)
+    target, new, gradient, inverse = np.empty(n_types), np.empty(n_types), np.empty(n_types), np.empty(n_types)
     for n in range(first, end):
         for g in range(n_genes):
             y[g] = scale * bulk[n, g]
@@ -276,13 +276,14 @@ def regress(
                 relative[g] = gene_weight[g] * limit * odds / (max(abs(e), least) * m * (odds * m + one))
                 response[g] = m * (one + min(max(e, np.float32(-2)), np.float32(2))) - c
             _normal_equations(signature, relative, response, scaled, gram, target)
-            total = current.sum()
+            total = 0.0
+            for k in range(n_types):
+                new[k], total = current[k], total + current[k]
             for k in range(n_types):
                 pull = anchor_weight * gram[k, k]
                 target[k] += pull * anchor[n, k] * total
                 gram[k, k] += pull + 1e-6 * gram[k, k]
-            new[:] = current
-            _descend(gram, target, new, gradient, step, 10, 1e-7)
+            _descend(gram, target, new, gradient, inverse, 10, 1e-7)
             change, total = 0.0, 0.0
             for k in range(n_types):
                 change, total = change + abs(new[k] - current[k]), total + new[k]
