@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-HUBER = 1.345  # 95 % efficiency for normal residuals
-MAD = 1.4826  # standard deviation of a normal variable per median absolute deviation
+from ._robust import HUBER, MAD
+
 _SETTLED = 5  # steps after which the scale of the residuals stays
 # A step that moves less ends a sample's regression: those left would together move it by half of that
 _TOLERANCE = 1e-4
@@ -227,74 +227,73 @@ def _normal_equations(signature, relative, response, scaled, gram, target):
 
 
 @compiled
-def regress(
-    first,
-    end,
-    bulk,
-    scale,
-    offset,
-    depth,
-    signature,
-    gene_weight,
-    n_genes,
-    anchor,
-    anchor_weight,
-    dispersion,
-    n_steps,
-    tolerance,
-    amounts,
-    spread,
-    residuals,
-    weights,
-):
+def _work(mean, residual, gene_weight, limit, odds, offset, relative, response):
+    """Fill weights over squared means and the working response (genes,); return the sum of the weights.
+
+    `odds` is the dispersion times the depth.
+    """
+    one, two, total = np.float32(1), np.float32(2), np.float32(0)
+    least = max(limit, np.float32(1e-12))
+    for g in range(len(mean)):
+        m, e = mean[g], residual[g]
+        relative[g] = gene_weight[g] * limit * odds / (max(abs(e), least) * m * (odds * m + one))
+        response[g] = m * (one + min(max(e, -two), two)) - offset
+        total += relative[g] * m * m
+    return total
+
+
+@compiled
+def regress(first, end, bulk, scale, rows, genes, options, start, anchor, amounts, spread, residuals, weights):
     """Robust regression of samples `first` to `end` with a fixed gene factor; see `hpvade.solvers.robust`.
 
-    `scale` brings `bulk` to the unit of `signature` (types x genes), `offset` and `depth`; genes are padded with zeros
-    of signature and weight. `amounts` (samples x types) goes from start to answer, `spread` (samples,) becomes the
-    robust standard deviation of the residuals. A sample stops when a step moves less than `tolerance` of its total.
-    `residuals` and `weights` (samples x genes) are filled unless they are empty.
+    `rows` (samples x 2) holds offset and depth, `genes` (types + 1 x genes) the signature and the gene weights, padded
+    with zeros; `scale` brings `bulk` to their unit. `amounts` and `spread` become the answer and the residuals' robust
+    standard deviation; `residuals` and `weights` (samples x genes) are filled unless they are empty.
     """
-    n_types, n_padded = signature.shape
-    one = np.float32(1)
+    anchor_weight, dispersion, n_steps, tolerance = options
+    n_types, n_genes, n_padded = len(genes) - 1, bulk.shape[1], genes.shape[1]
+    signature, gene_weight = genes[:n_types], genes[n_types]
     y, mean, residual = np.zeros(n_padded, np.float32), np.empty(n_padded, np.float32), np.empty(n_padded, np.float32)
     relative, response = np.empty(n_padded, np.float32), np.empty(n_padded, np.float32)
-    bits = np.empty(n_genes, np.int32)
-    scaled, gram = np.zeros((n_types + 3, _TILE), np.float32), np.empty((n_types + 3, n_types + 3))
-    target, new, gradient, inverse = np.empty(n_types), np.empty(n_types), np.empty(n_types), np.empty(n_types)
+    scaled, bits = np.zeros((n_types + 3, _TILE), np.float32), np.empty(n_genes, np.int32)
+    gram, target, new = np.empty((n_types + 3, n_types + 3)), np.empty(n_types), np.empty(n_types)
+    gradient, inverse = np.empty(n_types), np.empty(n_types)
     for n in range(first, end):
+        offset, odds, limit, current = rows[n, 0], np.float32(dispersion) * rows[n, 1], np.float32(0), amounts[n]
         for g in range(n_genes):
             y[g] = scale * bulk[n, g]
-        c, odds, limit, current = offset[n], np.float32(dispersion * depth[n]), np.float32(0), amounts[n]
+        for k in range(n_types):
+            current[k] = start[n, k]
         for t in range(n_steps):
-            _means(current, signature, c, mean)
-            _log_ratios(y, mean, c, residual)
+            _means(current, signature, offset, mean)
+            _log_ratios(y, mean, offset, residual)
             if t < _SETTLED:
-                limit = np.float32(HUBER * MAD * _median_size(residual, n_genes, bits))
-            least = max(limit, np.float32(1e-12))
-            for g in range(n_padded):
-                m, e = mean[g], residual[g]
-                relative[g] = gene_weight[g] * limit * odds / (max(abs(e), least) * m * (odds * m + one))
-                response[g] = m * (one + min(max(e, np.float32(-2)), np.float32(2))) - c
+                limit = np.float32(HUBER * MAD) * _median_size(residual, n_genes, bits)
+            total_weight = _work(mean, residual, gene_weight, limit, odds, offset, relative, response)
             _normal_equations(signature, relative, response, scaled, gram, target)
             total = 0.0
             for k in range(n_types):
                 new[k], total = current[k], total + current[k]
+            pull = anchor_weight * total_weight * (limit / HUBER) ** 2 / max(total, 1e-30)
             for k in range(n_types):
-                pull = anchor_weight * gram[k, k]
-                target[k] += pull * anchor[n, k] * total
-                gram[k, k] += pull + 1e-6 * gram[k, k]
+                target[k] += pull * anchor[n, k]
+                gram[k, k] += 1e-6 * gram[k, k] + pull / max(total, 1e-30)
             _descend(gram, target, new, gradient, inverse, 10, 1e-7)
-            change, total = 0.0, 0.0
+            moved, total = 0.0, 0.0
             for k in range(n_types):
-                change, total = change + abs(new[k] - current[k]), total + new[k]
-            settled = t >= _SETTLED and change <= tolerance * total
-            for k in range(n_types):
-                current[k] = new[k] if t < _SETTLED - 1 or settled else (current[k] + new[k]) / 2
-            if settled:
+                moved, total = moved + abs(new[k] - current[k]), total + new[k]
+            ends = t >= _SETTLED and moved <= tolerance * total
+            for k in range(n_types):  # half steps once close; see `_robust._Problem.solve`
+                current[k] = new[k] if t < _SETTLED - 1 or ends else (current[k] + new[k]) / 2
+            if ends:
                 break
-        _means(current, signature, c, mean)
-        _log_ratios(y, mean, c, residual)
+        _means(current, signature, offset, mean)
+        _log_ratios(y, mean, offset, residual)
         spread[n] = MAD * _median_size(residual, n_genes, bits)
+        if len(residuals):
+            _work(mean, residual, gene_weight, limit, odds, offset, relative, response)
+            for g in range(n_genes):
+                residuals[n, g], weights[n, g] = residual[g], relative[g] * mean[g] * mean[g]
 
 
 def coordinate_descent(gram: Tensor, target: Tensor, start: Tensor, n_sweeps: int, tolerance: float) -> Tensor:
@@ -323,38 +322,34 @@ def robust(
     offset: float,
     dispersion: float,
     n_steps: int,
-) -> tuple[Tensor, Tensor]:
-    """Amounts (samples x types) and robust deviation of the log residuals (samples,); `signature` with its factor."""
-    n_genes, n_types = signature.shape
-    unit = float(signature.sum(dim=0).mean().clamp(min=1e-30))  # keeps squares of small shares inside float32
-    profiles = np.zeros((n_types, -(-n_genes // _LANES) * _LANES), np.float32)
-    profiles[:, :n_genes] = _array(signature.T / unit, np.float32)
-    weight = np.zeros(profiles.shape[1], np.float32)
-    weight[:n_genes] = _array(gene_weight, np.float32)
-    anchored = anchor is not None and anchor_weight > 0
-    amounts, spread = _array(start, np.float64).copy(), np.empty(len(start))
-    over_samples(
-        regress,
-        len(amounts),
-        _array(bulk, np.float32),
-        np.float32(1 / unit),
-        _array((0.5 / depth).clamp(min=offset) / unit, np.float32),
-        _array(depth * unit, np.float32),
-        profiles,
-        weight,
-        n_genes,
-        _array(anchor if anchored else torch.zeros(amounts.shape), np.float64),
-        float(anchor_weight) if anchored else 0.0,
-        float(dispersion),
-        n_steps,
-        _TOLERANCE,
-        amounts,
-        spread,
-    )
-    return torch.from_numpy(amounts).to(start.dtype), torch.from_numpy(spread).to(start.dtype)
+    settle: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Regression with a fixed gene factor, which is part of `signature`; see `hpvade.solvers.robust`.
+
+    With `settle` samples may stop before `n_steps` and nothing is returned per gene.
+
+    Returns
+    -------
+    Amounts (samples x types), robust deviation of log residuals (samples,), residuals and weights (samples x genes).
+    """
+    (n, n_genes), n_types = bulk.shape, signature.shape[1]
+    unit = signature.sum(dim=0).mean().clamp(min=1e-30)  # keeps squares of small shares inside float32
+    genes = np.zeros((n_types + 1, -(-n_genes // _LANES) * _LANES), np.float32)
+    genes[:n_types, :n_genes], genes[n_types, :n_genes] = _array(signature.T / unit), _array(gene_weight)
+    rows = torch.stack([(0.5 / depth).clamp(min=offset) / unit, depth * unit], dim=1)
+    amounts, spread = np.empty((n, n_types)), np.empty(n)
+    residuals, weights = np.empty((2, 0 if settle else n, n_genes), np.float32)
+    if anchor is None or anchor_weight == 0:
+        anchor, anchor_weight = torch.zeros_like(start), 0.0
+    options = (float(anchor_weight), float(dispersion), int(n_steps), _TOLERANCE if settle else 0.0)
+    start, anchor = _array(start, np.float64), _array(anchor, np.float64)
+    inputs = (_array(bulk), np.float32(1 / unit), _array(rows), genes, options, start, anchor)
+    over_samples(regress, n, *inputs, amounts, spread, residuals, weights)
+    found = torch.from_numpy(amounts).to(signature.dtype), torch.from_numpy(spread).to(signature.dtype)
+    return (*found, None, None) if settle else (*found, torch.from_numpy(residuals), torch.from_numpy(weights))
 
 
-def _array(x: Tensor, dtype: type) -> np.ndarray:
+def _array(x: Tensor, dtype: type = np.float32) -> np.ndarray:
     return np.ascontiguousarray(x.detach().numpy(), dtype=dtype)
 
 

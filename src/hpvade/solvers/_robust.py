@@ -248,7 +248,9 @@ class _Problem:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Amounts (samples x types), log residuals and weights (samples x genes), with the factor as it is."""
         if on_processor(bulk):
-            amounts, _, residual, weight = self._compiled(bulk, depth, start, anchor, factor, n_iterations, settle=False)
+            amounts, _, residual, weight = self._compiled(
+                bulk, depth, start, anchor, factor, n_iterations, settle=False
+            )
             return amounts, residual, weight
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         log_bulk = torch.log(bulk + offset)
