@@ -158,7 +158,7 @@ def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
         raise ValueError(f"n_simulated={n_simulated!r}; expected a whole number of at least 1.")
     if model.preset == "spec":
         raise ValueError("preset='spec' has no regression whose residuals could be judged; use preset='default'.")
-    return estimate(model, bulk, **reading)
+    return estimate(model, bulk, network=True, **reading)
 
 
 def _evaluation(bulk: AnnData, model, found, truth_key: str, mapping) -> pd.DataFrame:
@@ -207,14 +207,11 @@ def _explain(module, found) -> tuple[pd.DataFrame, pd.DataFrame]:
         unexplained.append(above[:, informative].sum(axis=1) / bulk[:, informative].sum(axis=1).clip(min=1e-30))
         excess += above.sum(axis=0) / len(rna)
         log_ratio += (ratio - scale).sum(axis=0) / len(rna)
-    by_network = _array(module.cells_to_rna(found.network, module.mean_counts.sum(dim=0)))
-    rows = pd.DataFrame(
-        {
-            "residual": _array(found.fit.residual),
-            "unexplained": np.concatenate(unexplained),
-            "disagreement": np.abs(by_network - rna).sum(axis=1) / 2 if module.network_trained else np.nan,
-        }
-    )
+    rows = pd.DataFrame({"residual": _array(found.fit.residual), "unexplained": np.concatenate(unexplained)})
+    rows["disagreement"] = np.nan
+    if found.network is not None and module.network_trained:
+        by_network = _array(module.cells_to_rna(found.network, module.mean_counts.sum(dim=0)))
+        rows["disagreement"] = np.abs(by_network - rna).sum(axis=1) / 2
     genes = {"excess": excess, "log2_ratio": log_ratio / np.log(2), "informative": informative}
     return rows, pd.DataFrame(genes)
 

@@ -59,7 +59,7 @@ class Estimate:
     total, depth
         (samples,): sum over the model's genes in the bulk's units, and the counts that it stands for.
     network
-        (samples x types): fractions of cells by the network alone.
+        (samples x types): fractions of cells by the network alone; None unless asked for or part of the answer.
     genes, fit
         The robust regression and the genes it saw (index); None without refinement.
     rna, cells
@@ -75,7 +75,7 @@ class Estimate:
     present: Tensor
     total: Tensor
     depth: Tensor
-    network: Tensor
+    network: Tensor | None
     genes: Tensor | None
     fit: RobustFit | None
     rna: Tensor
@@ -94,11 +94,14 @@ def estimate(
     prior_weight: float = PRIOR_WEIGHT,
     batch_size: int = 256,
     solver_kwargs: dict | None = None,
+    network: bool = False,
+    covariance: bool = False,
     **reading,
 ) -> Estimate:
     """Read the bulk and estimate its composition; nothing is written.
 
-    `reading` are the arguments of `hpvade.io._bulk.read_bulk`, the others those of `HPVADE.deconvolve`.
+    `reading` are the arguments of `hpvade.io._bulk.read_bulk`; `network` and `covariance` ask for the network's answer
+    and the covariance of the regression's; the others are those of `HPVADE.deconvolve`.
     """
     if not prior_weight >= 0:
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")
@@ -113,10 +116,9 @@ def estimate(
     present = torch.from_numpy(aligned.present).to(device)
     if reading.get("missing") == "zero":
         present = torch.ones_like(present)
-    solver_kwargs = {"anchor_weight": prior_weight} | (solver_kwargs or {})
-    return estimate_shares(
-        model, aligned, shares, present, refine=refine, prior=prior, batch_size=batch_size, **solver_kwargs
-    )
+    solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
+    options = {"refine": refine, "prior": prior, "batch_size": batch_size, "network": network}
+    return estimate_shares(model, aligned, shares, present, **options, **solver_kwargs)
 
 
 @torch.no_grad()
@@ -129,6 +131,7 @@ def estimate_shares(
     refine: bool = True,
     prior: str | np.ndarray = "equal",
     batch_size: int = 256,
+    network: bool = False,
     anchor_weight: float = PRIOR_WEIGHT,
     **solver_kwargs,
 ) -> Estimate:
@@ -137,15 +140,21 @@ def estimate_shares(
     `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types).
     """
     module = model.module
+    refine = refine and model.preset != "spec"
+    by_network = isinstance(prior, str) and prior == "network"
     # small blocks stay in the processor's cache through every step
-    blocks = [(*to_shares(rows), module.predict(rows, present)) for rows in shares.split(batch_size)]
-    total, depth, network = (torch.cat(column) for column in zip(*blocks, strict=True))
+    total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    answer, genes, fit, distance, trust = None, None, None, 0.0, 0.0
+    if network or by_network or not refine:
+        answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
     umi = module.mean_counts.sum(dim=0)
-    rna, genes, fit, distance, trust = module.cells_to_rna(network, umi), None, None, 0.0, 0.0
-    if refine and model.preset != "spec":
-        cells = torch.ones_like(network) if isinstance(prior, str) else torch.from_numpy(prior).to(network)
-        anchor = rna if isinstance(prior, str) and prior == "network" else module.cells_to_rna(cells, umi)
-        options = {"anchor_weight": anchor_weight, "covariance": True} | solver_kwargs
+    if not refine:
+        rna = module.cells_to_rna(answer, umi)
+    else:
+        equal = torch.ones((len(shares), module.n_types), device=shares.device)
+        cells = answer if by_network else equal if isinstance(prior, str) else torch.from_numpy(prior).to(equal)
+        anchor = module.cells_to_rna(cells, umi)
+        options = {"anchor_weight": anchor_weight} | solver_kwargs
         genes, fit = module.refine(shares, present, depth, anchor, **options)
         rna = fit.rna_proportions
         few = torch.linspace(0, len(rna) - 1, min(len(rna), 256), device=rna.device).round().long()
@@ -155,12 +164,12 @@ def estimate_shares(
     sizes = umi * module.size_ratio ** (trust if model.cell_size == "pooled" else 1.0)  # others were asked for by name
     sizes = sizes * torch.exp(-module.size_offset)
     cells = module.rna_to_cells(rna, sizes)
-    return Estimate(aligned, shares, present, total, depth, network, genes, fit, rna, cells, sizes, distance)
+    return Estimate(aligned, shares, present, total, depth, answer, genes, fit, rna, cells, sizes, distance)
 
 
 @torch.no_grad()
 def deconvolve(
-    model, bulk: AnnData, *, fractions: str, key_added: str, unknown: bool, refine: bool, **options
+    model, bulk: AnnData, *, fractions: str, key_added: str, unknown: bool, refine: bool, baseline: bool, **options
 ) -> pd.DataFrame:
     """See `HPVADE.deconvolve`."""
     model._require_trained("deconvolve")
@@ -173,7 +182,7 @@ def deconvolve(
     if extra is not None:  # the table of the known types is theirs among themselves until the share is taken off
         found.rna = extra.rna_proportions / extra.rna_proportions.sum(dim=1, keepdim=True).clamp(min=1e-12)
         found.cells = model.module.rna_to_cells(found.rna, found.sizes)
-    baseline = nnls(found.shares, model.module.mean_counts * found.present[:, None])
+    by_nnls = nnls(found.shares, model.module.mean_counts * found.present[:, None]) if baseline else None
 
     def table(x: Tensor) -> pd.DataFrame:
         x = x.double()
@@ -207,7 +216,10 @@ def deconvolve(
     result, rna_table = with_unknown(result), with_unknown(rna_table)
     bulk.obsm[key_added] = result
     bulk.obsm[Keys.rna(key_added)] = rna_table
-    bulk.obsm[Keys.nnls(key_added)] = table(baseline)
+    if by_nnls is not None:
+        bulk.obsm[Keys.nnls(key_added)] = table(by_nnls)
+    else:  # of an earlier call, about other answers
+        bulk.obsm.pop(Keys.nnls(key_added), None)
     bulk.uns[key_added] = asdict(provenance)
     if extra is not None:
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]

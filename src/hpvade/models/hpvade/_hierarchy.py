@@ -231,7 +231,7 @@ class HierarchyMethods:
                 f"shrink=True with {bulk_adata.n_obs} samples; expected at least {MIN_COHORT}, whose mean split is "
                 "what splits are drawn towards. Use shrink=False."
             )
-        found = estimate(self, bulk_adata, **kwargs)
+        found = estimate(self, bulk_adata, covariance=shrink, **kwargs)
         if shrink and found.fit is None:
             raise ValueError("shrink=True needs the refinement's covariance; use refine=True and preset='default'.")
         cells, about = found.cells.double().cpu().numpy(), {"hierarchy": tree, "shrink": bool(shrink)}

@@ -148,6 +148,7 @@ class IntervalMethods:
             input_type=input_type,
             missing=missing,
             gene_length_key=gene_length_key,
+            covariance=True,
         )
         groups, member = _groups(self.cell_types, mapping)
         member = member.to(found.rna.device)

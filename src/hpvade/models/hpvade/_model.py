@@ -319,6 +319,7 @@ class HPVADE(
         solver_kwargs: dict | None = None,
         batch_size: int | None = None,
         gene_length_key: str | None = None,
+        baseline: bool = True,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -360,6 +361,8 @@ class HPVADE(
             Samples per pass of the network; 256 when None.
         gene_length_key
             Column of `bulk_adata.var` with gene lengths in bases, to divide full-length counts by.
+        baseline
+            Also solve by plain NNLS, which :func:`hpvade.tl.evaluate` prints beside the answer.
 
         Returns
         -------
@@ -390,6 +393,7 @@ class HPVADE(
             solver_kwargs=_solver_options(solver_kwargs),
             batch_size=batch_size or 256,
             gene_length_key=gene_length_key,
+            baseline=baseline,
         )
 
     def evaluate(

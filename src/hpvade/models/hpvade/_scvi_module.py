@@ -270,8 +270,16 @@ class HPVADEModule(DeconvolutionModule):
         """
         signature = self.signature() if signature is None else signature
         signature = signature / signature.sum(dim=0)
-        genes = marker_genes(signature, present & (self.gene_score > 0))
+        genes = self._markers(signature, present & (self.gene_score > 0))
         return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
+
+    def _markers(self, signature: Tensor, allowed: Tensor) -> Tensor:
+        """Markers of the signature; the last answer is kept for the next call with the same."""
+        found = getattr(self, "_last_markers", None)
+        if found is None or not (_same(found[0], signature) and _same(found[1], allowed)):
+            found = signature.clone(), allowed, marker_genes(signature, allowed)
+            object.__setattr__(self, "_last_markers", found)  # no part of the model: not saved, not moved
+        return found[2]
 
 
 class LiteralModule(DeconvolutionModule):
@@ -349,6 +357,10 @@ class LiteralModule(DeconvolutionModule):
     def predict(self, bulk: Tensor, present: Tensor) -> Tensor:
         """Fractions of cells by the network; see `HPVADEModule.predict`. Genes that the bulk lacks enter as zero."""
         return self.literal(log1p_cp10k(bulk[:, self.gene_index]))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and torch.equal(a, b)
 
 
 def _close(x: Tensor, dim: int = -1) -> Tensor:
