@@ -46,6 +46,7 @@ TESTED_ELSEWHERE = {
     "models/_saving.py": "the file format, in models/test_base.py",
     "_figures/_palette.py": "the colours of pl/test_proportions.py",
     "models/cycleae/_cycle_plan.py": "CycleAE's steps, losses, tags and resuming, in models/cycleae/test_training.py",
+    "solvers/_kernels.py": "the loops of solvers/test_cpu.py",
     "evaluation/_align.py": "public as tl.compare, in tl/test_evaluate.py",
 }
 

@@ -57,17 +57,36 @@ def marker_genes(
     allowed = torch.ones(n_genes, dtype=torch.bool, device=signature.device) if allowed is None else allowed
     n_pairs = n_types * (n_types - 1)
     n_chosen = min(max(n_per_pair, -(-n_total // max(n_pairs, 1))), n_genes)
-    rank = torch.arange(n_chosen, device=signature.device).expand(n_types, -1)
     best = torch.full((n_genes,), n_genes, device=signature.device)
-    for i in range(n_types):
-        ratio = (level[:, i : i + 1] - level).masked_fill(~allowed[:, None], -torch.inf).T  # (other types x genes)
-        value, gene = ratio.sort(dim=1, descending=True, stable=True)
-        value, gene = value[:, :n_chosen], gene[:, :n_chosen]
+    genes = allowed.nonzero()[:, 0]
+    level = level[genes].T.contiguous()
+    n_chosen = min(n_chosen, len(genes))
+    for i in range(n_types if n_chosen else 0):
+        value, gene = _highest(level[i] - level, n_chosen, min_log_ratio)
+        rank = torch.arange(n_chosen, device=signature.device).expand(n_types, -1)
         good = value > min_log_ratio
-        best.scatter_reduce_(0, gene[good], rank[good], "amin")
+        best.scatter_reduce_(0, genes[gene[good]], rank[good], "amin")
     chosen = (best < n_chosen).nonzero()[:, 0]
     if len(chosen) == 0:
         raise ValueError("no gene separates any two types of the signature; expected types that differ. Merge types.")
     if len(chosen) > max_genes:
         chosen = chosen[best[chosen].argsort(stable=True)[:max_genes]].sort().values
     return chosen
+
+
+def _highest(ratio: Tensor, n_chosen: int, least: float) -> tuple[Tensor, Tensor]:
+    """The `n_chosen` highest values of each row and their places; of equal ones the first.
+
+    So it is for values above `least`; the others may be any of those that are equal.
+    """
+    if n_chosen == ratio.shape[1]:
+        return ratio.sort(dim=1, descending=True, stable=True)
+    gene = ratio.topk(n_chosen + 1, dim=1, sorted=False).indices.sort(dim=1).values
+    value, order = ratio.gather(1, gene).sort(dim=1, descending=True, stable=True)
+    gene = gene.gather(1, order)
+    last = value[:, n_chosen - 1]
+    tied = ((last == value[:, n_chosen]) & (last > least)).nonzero()[:, 0]  # topk took any of the equal ones
+    if len(tied):
+        whole = ratio[tied].sort(dim=1, descending=True, stable=True)
+        value[tied], gene[tied] = (x[:, : n_chosen + 1] for x in whole)
+    return value[:, :n_chosen], gene[:, :n_chosen]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,10 +176,18 @@ def _given(x: bool | Tensor, unknown: float, n_genes: int, device: torch.device)
     return torch.full((n_genes,), unknown, device=device)
 
 
+def row_medians(x: Tensor) -> Tensor:
+    """Lower median of each row, (rows x 1)."""
+    if not on_processor(x):
+        return x.median(dim=1, keepdim=True).values
+    middle = (x.shape[1] - 1) // 2  # NumPy's partition runs in vectors
+    return torch.from_numpy(np.partition(x.numpy(), middle, axis=1)[:, middle : middle + 1].copy())
+
+
 def centred_rows(residual: Tensor) -> Tensor:
     """Log residuals (samples x genes) without the sample's level, clipped at four robust standard deviations."""
-    centred = residual - residual.median(dim=1, keepdim=True).values
-    limit = 4 * MAD * centred.abs().median()
+    centred = residual - row_medians(residual)
+    limit = 4 * MAD * row_medians(centred.abs().flatten()[None])[0, 0]
     return centred.clamp(-limit, limit)
 
 
@@ -258,7 +267,7 @@ class _Problem:
         for step in range(n_iterations):
             mean, residual = self._residual(amounts, factor, log_bulk, offset)
             if step < 5:  # the scale settles early, and its median over genes costs as much as the rest
-                limit = HUBER * MAD * residual.abs().median(dim=1, keepdim=True).values
+                limit = HUBER * MAD * row_medians(residual.abs())
             weight = self._weights(mean, residual, limit, depth)
             new = self._step(amounts, factor, mean, residual, weight, offset, anchor, limit)
             # half steps once close: full ones may swing between two sets of down-weighted genes
@@ -291,9 +300,16 @@ class _Problem:
         from . import _cpu  # here: numba takes a while to import
 
         signature = self.signature * factor.exp()[:, None]
-        options = {"anchor_weight": self.anchor_weight, "offset": self.offset, "dispersion": self.dispersion}
-        rows = (bulk, depth, start, anchor)
-        return _cpu.robust(*rows, signature, self.gene_weight, n_steps=n_iterations, settle=settle, **options)
+        return _cpu.robust(
+            *(bulk, depth, start, anchor, signature, self.gene_weight),
+            anchor_weight=self.anchor_weight,
+            offset=self.offset,
+            dispersion=self.dispersion,
+            huber=HUBER,
+            mad=MAD,
+            n_steps=n_iterations,
+            settle=settle,
+        )
 
     def _residual(self, amounts: Tensor, factor: Tensor, log_bulk: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         mean = amounts @ (self.signature * factor.exp()[:, None]).T + offset
@@ -341,7 +357,7 @@ class _Problem:
         n_types = amounts.shape[1]
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         mean, residual = self._residual(amounts, factor, torch.log(bulk + offset), offset)
-        limit = HUBER * MAD * residual.abs().median(dim=1, keepdim=True).values
+        limit = HUBER * MAD * row_medians(residual.abs())
         weight = self._weights(mean, residual, limit, depth)
         scaled = self.signature * (factor.exp() / self.unit)[:, None]
         pairs = (scaled[:, :, None] * scaled[:, None, :]).reshape(len(scaled), -1)
