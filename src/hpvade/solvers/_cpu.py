@@ -1,8 +1,8 @@
 """The solvers on processors: every sample by itself, samples spread over threads.
 
-A sample's sums run in one order, so that its answer is the same bits whatever the threads, the blocks and the other
-samples are. Threads are Python's own: numba's parallel loops take seconds more to compile, and may not be entered from
-two threads at once, as Dask does.
+A sample's sums run in one order, so that its answer is the same bits whatever the threads and the blocks are. Threads
+are Python's own: numba's parallel loops take seconds more to compile, and may not be entered from two threads at once,
+as Dask does.
 """
 
 from collections.abc import Callable

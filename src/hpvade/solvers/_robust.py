@@ -165,7 +165,7 @@ def robust(
     if covariance:
         rows = zip(*(x.split(block) for x in (amounts, bulk, depth)), strict=True)
         rest = [torch.cat([problem.covariance(*x, factor) for x in rows]) / total[:, :, None].double() ** 2]
-    fractions = torch.where(fractions.sum(dim=1, keepdim=True) > 0, fractions, 1 / fractions.shape[1])
+    fractions = torch.where(fractions.sum(dim=1, keepdim=True) == 0, 1 / fractions.shape[1], fractions)
     return RobustFit(fractions, factor, problem.gene_weight, residual, *rest)
 
 
