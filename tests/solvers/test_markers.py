@@ -59,3 +59,22 @@ def test_most_genes_bounds_the_number_by_rank():
 def test_types_that_are_all_alike():
     with pytest.raises(ValueError, match="no gene separates any two types"):
         marker_genes(torch.full((20, 3), 0.05))
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_of_equal_ratios_the_first_genes_are_chosen(n):
+    x = np.random.default_rng(2).integers(0, 3, (60, 5)) / 60.0
+    allowed = np.random.default_rng(3).random(60) < 0.8
+    found = marker_genes(torch.from_numpy(x), torch.from_numpy(allowed), n_per_pair=n, n_total=0)
+    assert found.tolist() == expected(x, allowed, n)
+
+
+@pytest.mark.parametrize("n_allowed", [0, 1, 4])
+def test_few_genes_to_choose_from(n_allowed):
+    x, allowed = signature(), np.arange(300) < n_allowed
+    genes = expected(x, allowed, 25)
+    if genes:
+        assert marker_genes(torch.from_numpy(x), torch.from_numpy(allowed)).tolist() == genes
+    else:
+        with pytest.raises(ValueError, match="no gene separates any two types"):
+            marker_genes(torch.from_numpy(x), torch.from_numpy(allowed))

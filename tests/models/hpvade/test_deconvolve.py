@@ -11,10 +11,12 @@ from hpvade.models.hpvade._deconvolve import (
     MAX_DEPTH,
     OTHER_PLATFORM,
     SAME_PLATFORM,
+    estimate,
     platform_distance,
     to_shares,
     trust_in_published_sizes,
 )
+from hpvade.solvers import marker_genes
 
 KEY = "hpvade_proportions"
 
@@ -313,3 +315,34 @@ def test_priors_with_bad_values(trained):
     with pytest.raises(ValueError, match="prior lacks 11 samples"):
         one = pd.DataFrame([[0.25] * 4], index=trained.bulk.obs_names[:1], columns=types)
         trained.model.deconvolve(trained.bulk.copy(), prior=one)
+
+
+def test_without_the_baseline_the_answer_is_the_same_and_no_old_baseline_stays(trained):
+    model, bulk = trained.model, trained.bulk.copy()
+    expected = model.deconvolve(bulk)
+    assert f"{KEY}_nnls" in bulk.obsm
+    pd.testing.assert_frame_equal(model.deconvolve(bulk, baseline=False), expected)
+    assert f"{KEY}_nnls" not in bulk.obsm
+
+
+def test_network_and_covariance_are_worked_out_where_they_are_asked_for(trained):
+    model, bulk = trained.model, trained.bulk
+    plain = estimate(model, bulk)
+    assert plain.network is None and plain.fit.covariance is None
+    asked = estimate(model, bulk, network=True, covariance=True)
+    values = torch.from_numpy(asked.shares.cpu().numpy())
+    torch.testing.assert_close(asked.network, model.module.predict(values, asked.present))
+    assert asked.fit.covariance.shape == (bulk.n_obs, model.module.n_types, model.module.n_types)
+    torch.testing.assert_close(asked.rna, plain.rna, rtol=0, atol=0)
+    for options in ({"prior": "network"}, {"refine": False}):
+        torch.testing.assert_close(estimate(model, bulk, **options).network, asked.network)
+
+
+def test_markers_follow_signature_and_genes_present(trained):
+    module = trained.model.module
+    share = (module.signature() / module.signature().sum(dim=0)).detach()
+    allowed = module.gene_score > 0
+    fewer = allowed & (torch.arange(len(allowed)) % 3 > 0)
+    other = share.flip(1) ** 1.5
+    for signature, genes in ((share, allowed), (share, allowed), (share, fewer), (other, fewer), (share, allowed)):
+        assert torch.equal(module._markers(signature, genes), marker_genes(signature, genes))
