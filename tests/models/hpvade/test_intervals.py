@@ -118,19 +118,31 @@ def test_similar_types_have_wide_intervals(planted, fit):
     assert widths[pair].mean() > 1.5 * widths[others].mean()
 
 
-def test_calibration_takes_the_published_sizes_uncertainty_away(trained):
+def test_calibration_takes_the_published_sizes_uncertainty_away(trained, monkeypatch):
     """On another platform the intervals are narrower once the level is measured there; those of RNA are the same."""
     rng, module = np.random.default_rng(0), trained.model.module
     other = trained.bulk.copy()
     other.X = (np.asarray(other.X) * np.exp(rng.standard_normal(other.n_vars))).astype(np.float32)
-    before = {f: trained.model.get_proportion_intervals(other, fractions=f) for f in ("cell", "rna")}
+
+    def both():
+        return {f: trained.model.get_proportion_intervals(other, fractions=f) for f in ("cell", "rna")}
+
+    scale = module.interval_scale.clone()
     try:
+        before = both()
         module.size_offset[0] = 1e-9  # a calibration that found next to nothing
-        after = {f: trained.model.get_proportion_intervals(other, fractions=f) for f in ("cell", "rna")}
+        after = both()
+        np.testing.assert_allclose(after["rna"], before["rna"])
+        assert width(after["cell"]).mean() < width(before["cell"]).mean()
+        # without the regression's own spread, what is left is that of the sizes: of the folds against 0.25
+        monkeypatch.setattr("hpvade.models.hpvade._intervals.SCALE_OTHER", 0.0)
+        module.interval_scale.zero_()
+        sized = width(both()["cell"]).mean()
+        module.size_offset.zero_()
+        assert sized / width(both()["cell"]).mean() == pytest.approx(float(module.size_sd.mean()) / 0.25, rel=0.3)
     finally:
         module.size_offset.zero_()
-    assert width(after["cell"]).mean() < 0.95 * width(before["cell"]).mean()
-    np.testing.assert_allclose(after["rna"], before["rna"])
+        module.interval_scale.copy_(scale)
 
 
 def test_groups_are_narrower_than_the_sum_of_their_types_and_close_to_one(trained):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from anndata import AnnData
 from torch import Tensor
 
 from ...solvers import RobustFit
@@ -53,43 +52,3 @@ def disagreement(studies: list[StudyFit]) -> pd.Series:
     others = (cells.sum(dim=0) - cells) / (len(studies) - 1)
     apart = (cells - others).abs().sum(dim=2).mean(dim=1) / 2
     return pd.Series(apart.cpu().numpy(), index=[study.name for study in studies])
-
-
-class StudyMethods:
-    """`HPVADE`'s answers by study; needs `studies`, `cell_types` and `_require_trained`."""
-
-    def get_study_proportions(self, bulk_adata: AnnData, **reading) -> pd.DataFrame:
-        """Fractions of cells as each study of the reference sees them; :meth:`deconvolve` returns their mean.
-
-        Parameters
-        ----------
-        bulk_adata
-            Samples x genes, as for :meth:`deconvolve`. Nothing is written.
-        **reading
-            `layer`, `input_type`, `missing`, `gene_length_key` and `prior` of :meth:`deconvolve`.
-
-        Returns
-        -------
-        Samples x (study, type); the rows of each study sum to one.
-
-        Raises
-        ------
-        RuntimeError
-            The model is not trained.
-        ValueError
-            The reference has one study (no `study_key`), or the bulk cannot be read.
-        """
-        from ._deconvolve import estimate
-
-        self._require_trained("get_study_proportions")
-        if not self.studies:
-            raise ValueError(
-                "the reference of this model is one study. Name the column of studies in "
-                "HPVADE.setup_anndata(adata, labels_key, study_key=...)."
-            )
-        found = estimate(self, bulk_adata, **reading)
-        tables = {
-            study.name: pd.DataFrame(study.cells.double().cpu().numpy(), bulk_adata.obs_names, self.cell_types)
-            for study in found.studies
-        }
-        return pd.concat(tables, axis=1, names=["study", "type"])

@@ -32,7 +32,6 @@ from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods, choose_device
 from .._fields import UsedCategoriesField
 from ._calibration import CalibrationMethods
-from ._consensus import StudyMethods
 from ._dask import deconvolve
 from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
@@ -43,6 +42,7 @@ from ._options import module_options
 from ._plan import TwoStreamPlan
 from ._scvi_module import HPVADEModule, LiteralModule
 from ._splitter import TwoStreamSplitter
+from ._study_methods import StudyMethods
 from ._training_data import TrainingData
 
 # A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
