@@ -114,6 +114,7 @@ def estimates(
     solver_kwargs: dict | None = None,
     network: bool = False,
     covariance: bool = False,
+    gene_factor: str = "cohort",
     **reading,
 ) -> list[tuple[Batch, Estimate]]:
     """Read the bulk and estimate the composition of each batch; nothing is written.
@@ -125,6 +126,10 @@ def estimates(
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+    if gene_factor not in ("cohort", "stored"):
+        raise ValueError(f"gene_factor={gene_factor!r} is unknown; expected 'cohort' or 'stored'.")
+    if gene_factor == "stored" and model.module.stored_platform.isnan().all():
+        raise ValueError("gene_factor='stored', and none is stored. Call model.fit_platform(cohort) first.")
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
     module, genes = model.module, pd.Index(np.asarray(model.get_var_names()))
@@ -135,6 +140,7 @@ def estimates(
     prior = read_prior(prior, model.cell_types, bulk.obs_names)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
     options = {"refine": refine, "batch_size": batch_size, "network": network} | solver_kwargs
+    options["stored"] = gene_factor == "stored"
     device, found = module.gene_index.device, []
     for batch in batches:
         shares, present = (torch.from_numpy(x).to(device) for x in (batch.bulk.shares, batch.present))
@@ -159,12 +165,14 @@ def estimate_shares(
     anchor_weight: float = PRIOR_WEIGHT,
     distance: float | None = None,
     by_study: Sequence[dict] = (),
+    stored: bool = False,
     **solver_kwargs,
 ) -> Estimate:
     """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
 
     `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
     where it is known; estimated when None. `by_study`: what the solver is given for each study, with its distance.
+    `stored`: take the gene factor and weights that the model keeps.
     """
     module = model.module
     refine = refine and model.preset != "spec"
@@ -182,13 +190,14 @@ def estimate_shares(
         cells = answer if by_network else equal if isinstance(prior, str) else torch.from_numpy(prior).to(equal)
         anchor = module.cells_to_rna(cells, umi)
         options = {"anchor_weight": anchor_weight} | solver_kwargs
-        genes, fit = module.refine(shares, present, depth, anchor, **options)
+        platforms = module.stored_platform if stored else [None] * len(module.stored_platform)
+        genes, fit = module.refine(shares, present, depth, anchor, platform=platforms[0], **options)
         rna = fit.rna_proportions
         n_few = solver_kwargs.get("factor_samples", FACTOR_SAMPLES)
         if distance is None:
             distance = cohort_distance(shares, present, rna, module.signature(), n_few)
         each = range(len(model.studies))
-        own = by_study or [{}] * len(each)
+        own = by_study or [{"platform": platforms[1 + s]} for s in each]
         studies = tuple(_study_fit(model, s, shares, present, depth, cells, **options | own[s]) for s in each)
     distance = distance or 0.0
     sizes = _sizes(model, umi, module.size_ratio, distance)

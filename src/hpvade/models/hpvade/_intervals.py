@@ -80,6 +80,7 @@ class IntervalMethods:
         gene_length_key: str | None = None,
         batch_key: str | None = None,
         on_bad_sample: OnBadSample = "raise",
+        gene_factor: Literal["cohort", "stored"] = "cohort",
         batch_size: int | None = None,
     ) -> pd.DataFrame:
         r"""Intervals around the proportions of every sample.
@@ -111,7 +112,7 @@ class IntervalMethods:
         mapping
             Intervals of sums of types, ``{type: group}``, as in :func:`hpvade.tl.evaluate`: types not named are
             left out and the groups close to one. All types by themselves when None.
-        layer, input_type, missing, gene_length_key, batch_key, on_bad_sample, batch_size
+        layer, input_type, missing, gene_length_key, batch_key, on_bad_sample, gene_factor, batch_size
             As for :meth:`deconvolve`.
 
         Returns
@@ -158,6 +159,7 @@ class IntervalMethods:
             covariance=True,
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
+            gene_factor=gene_factor,
         )
         groups, member = _groups(self.cell_types, mapping)
         tail = (1 - level) / 2

@@ -40,6 +40,7 @@ from ._hierarchy import HierarchyMethods
 from ._intervals import IntervalMethods, reference_uncertainty
 from ._options import module_options
 from ._plan import TwoStreamPlan
+from ._platform import PlatformMethods
 from ._scvi_module import HPVADEModule, LiteralModule
 from ._splitter import TwoStreamSplitter
 from ._study_methods import StudyMethods
@@ -58,6 +59,7 @@ class HPVADE(
     HierarchyMethods,
     CalibrationMethods,
     DetectionMethods,
+    PlatformMethods,
     StudyMethods,
     UnsupervisedTrainingMixin,
     BaseModel,
@@ -375,6 +377,7 @@ class HPVADE(
         baseline: bool = True,
         batch_key: str | None = None,
         on_bad_sample: OnBadSample = "raise",
+        gene_factor: Literal["cohort", "stored"] = "cohort",
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -428,6 +431,9 @@ class HPVADE(
             Samples without expression, or with NaN, infinite or negative values: an error that names them all
             (``"raise"``), or rows of NaN and a warning (``"skip"``). Samples that look logged among linear ones are
             skipped with a warning either way; a linear `input_type` overrules that.
+        gene_factor
+            ``"cohort"``: what these samples share; ``"stored"``: what :meth:`fit_platform` learned from another cohort
+            of the platform, for one sample or a few.
 
         Returns
         -------
@@ -468,6 +474,7 @@ class HPVADE(
             baseline=baseline,
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
+            gene_factor=gene_factor,
         )
 
     def evaluate(

@@ -27,7 +27,7 @@ class DeconvolutionModule(BaseModuleClass):
     """
 
     # models saved by earlier versions lack them and keep what they start with
-    new_buffers = ("size_offset", "interval_scale", "size_sd")
+    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform")
 
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, n_studies: int = 1):
         super().__init__()
@@ -41,6 +41,8 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
+        # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study
+        self.register_buffer("stored_platform", torch.full((1 + n_studies * (n_studies > 1), 2, n_vars), torch.nan))
         if n_studies > 1:  # what each study says, see `hpvade.reference._studies.Studies`
             self.register_buffer("study_mean_counts", torch.ones(n_studies, n_vars, n_types))
             self.register_buffer("study_measured", torch.ones(n_studies, n_vars, dtype=torch.bool))
@@ -277,16 +279,20 @@ class HPVADEModule(DeconvolutionModule):
         anchor: Tensor | None,
         *,
         signature: Tensor | None = None,
+        platform: Tensor | None = None,
         **options,
     ) -> tuple[Tensor, RobustFit]:
         """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
         `bulk` (samples x all genes) as shares of the sample's total; `signature` (all genes x types) in place of the
-        model's. Returns the index of these genes and the fit.
+        model's; `platform` (2 x all genes), log factor and weight of the genes in place of the cohort's. Returns the
+        index of these genes and the fit.
         """
         signature = self.signature() if signature is None else signature
         signature = signature / signature.sum(dim=0)
         genes = self._markers(signature, present & (self.gene_score > 0))
+        if platform is not None:
+            options |= {"gene_factor": platform[0, genes], "gene_weight": platform[1, genes]}
         return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
 
     def _markers(self, signature: Tensor, allowed: Tensor) -> Tensor:
