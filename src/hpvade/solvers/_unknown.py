@@ -131,15 +131,23 @@ def unknown_component(
     free = allowed.clone()
     free[genes] = False  # a marker that varies says how wrong the signature is, not what is missing
     share = _start(some, start @ signature.T, free, n_seed_genes)
-    amounts, theta = start * (1 - share[:, None]), torch.zeros(n_genes, device=bulk.device)
-    for _ in range(n_iterations):
-        kappa, theta = _profile(some, amounts @ signature.T, share, theta, factor_weight, profile_penalty)
-        profile = theta / kappa
-        profile = profile / profile.sum().clamp(min=1e-30)
-        if not theta.any():
-            break
-        rna = _solve(some, signature, profile, allowed, depth[few], amounts, anchor_weight)
-        amounts, share = rna[:, :-1], rna[:, -1]
+    # what the samples differ by may be more of the unknown in some, or less of it in the others
+    rounds = [
+        _learn(
+            some,
+            signature,
+            start,
+            one,
+            allowed,
+            depth[few],
+            n_iterations,
+            factor_weight,
+            profile_penalty,
+            anchor_weight,
+        )
+        for one in (share, share.amax() - share)
+    ]
+    rna, theta, profile, _ = min(rounds, key=lambda found: float(found[-1]))
     if not theta.any():  # nothing varies that the known types leave
         rna = torch.nn.functional.pad(known, (0, 1))
     elif len(few) < n:
@@ -148,6 +156,36 @@ def unknown_component(
     among = rna[:, :-1] / (1 - share).clamp(min=1e-12)
     among = known + (share / _FULL).clamp(max=1) * (among - known)
     return UnknownFit(among * (1 - share), share[:, 0], profile)
+
+
+def _learn(
+    bulk: Tensor,
+    signature: Tensor,
+    start: Tensor,
+    share: Tensor,
+    allowed: Tensor,
+    depth: Tensor,
+    n_iterations: int,
+    factor_weight: float,
+    penalty: float,
+    anchor_weight: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fractions of RNA with the unknown's last, its theta and profile, and the squared relative error they leave."""
+    amounts, theta = start * (1 - share[:, None]), torch.zeros(bulk.shape[1], device=bulk.device)
+    rna = torch.nn.functional.pad(start, (0, 1))
+    for _ in range(n_iterations):
+        kappa, theta = _profile(bulk, amounts @ signature.T, share, theta, factor_weight, penalty)
+        profile = theta / kappa
+        profile = profile / profile.sum().clamp(min=1e-30)
+        if not theta.any():
+            break
+        rna = _solve(bulk, signature, profile, allowed, depth, amounts, anchor_weight)
+        amounts, share = rna[:, :-1], rna[:, -1]
+    fitted = amounts @ signature.T
+    weight = 1 / (0.5 * (fitted + bulk) + _FLOOR).square()
+    kappa, theta = _profile(bulk, fitted, share, theta, factor_weight, penalty)
+    error = (weight * (bulk - kappa * fitted - theta * share[:, None]).square()).sum()
+    return rna, theta, profile, error
 
 
 def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> Tensor:

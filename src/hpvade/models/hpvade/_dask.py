@@ -74,6 +74,7 @@ def estimate_blocks(
     *,
     split: bool = True,
     batch_key: str | None = None,
+    gene_factor: str = "cohort",
     layer: str | None = None,
     prior: Prior = "equal",
     prior_weight: float = PRIOR_WEIGHT,
@@ -119,7 +120,7 @@ def estimate_blocks(
     few = torch.linspace(0, len(names) - 1, n_few).round().long().numpy()  # as `solvers.robust` chooses
     some = AnnData(_rows(X, few), obs=pd.DataFrame(index=names[few]), var=var)
     options = {"refine": refine, "batch_size": batch_size}
-    given = {"prior": prior, "prior_weight": prior_weight, "solver_kwargs": solver_kwargs}
+    given = {"prior": prior, "prior_weight": prior_weight, "solver_kwargs": solver_kwargs, "gene_factor": gene_factor}
     batch, first = estimates(model, some, split=False, **given, **options, **reading)[0]
     options |= {"anchor_weight": prior_weight} | (solver_kwargs or {})
     if first.fit is not None:

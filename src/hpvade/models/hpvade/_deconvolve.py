@@ -128,7 +128,7 @@ def estimates(
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
     if gene_factor not in ("cohort", "stored"):
         raise ValueError(f"gene_factor={gene_factor!r} is unknown; expected 'cohort' or 'stored'.")
-    if gene_factor == "stored" and model.module.stored_platform.isnan().all():
+    if gene_factor == "stored" and not model.module.stored_platform.any():
         raise ValueError("gene_factor='stored', and none is stored. Call model.fit_platform(cohort) first.")
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")

@@ -57,12 +57,12 @@ class PlatformMethods:
         fits = [(found, module.signature(), found.present)]
         for s, study in enumerate(found.studies):
             fits.append((study, module.study_signature(s), found.present & module.study_measured[s]))
-        stored = torch.full_like(module.stored_platform, torch.nan)
+        stored = torch.zeros_like(module.stored_platform)
         for i, (fit, signature, present) in enumerate(fits):
             genes = (present & (module.gene_score > 0)).nonzero()[:, 0]
             share = (signature / signature.sum(dim=0))[genes]
             one = platform_factor(found.shares[:, genes], share, fit.fit.rna_proportions, depth=found.depth)
-            stored[i, 0, genes], stored[i, 1, genes] = one.gene_factor, one.gene_weight
+            stored[i, 0, genes], stored[i, 1, genes] = one.gene_factor.nan_to_num(), one.gene_weight.nan_to_num()
         module.stored_platform.copy_(stored)
-        table = stored[0].T.double().cpu().numpy()
+        table = torch.where(stored[0, 1] > 0, stored[0], torch.nan).T.double().cpu().numpy()
         return pd.DataFrame(table, index=np.asarray(self.get_var_names()), columns=["gene_factor", "gene_weight"])

@@ -41,8 +41,9 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
-        # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study
-        self.register_buffer("stored_platform", torch.full((1 + n_studies * (n_studies > 1), 2, n_vars), torch.nan))
+        # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study; genes of
+        # weight 0 are not known
+        self.register_buffer("stored_platform", torch.zeros(1 + n_studies * (n_studies > 1), 2, n_vars))
         if n_studies > 1:  # what each study says, see `hpvade.reference._studies.Studies`
             self.register_buffer("study_mean_counts", torch.ones(n_studies, n_vars, n_types))
             self.register_buffer("study_measured", torch.ones(n_studies, n_vars, dtype=torch.bool))
@@ -292,7 +293,8 @@ class HPVADEModule(DeconvolutionModule):
         signature = signature / signature.sum(dim=0)
         genes = self._markers(signature, present & (self.gene_score > 0))
         if platform is not None:
-            options |= {"gene_factor": platform[0, genes], "gene_weight": platform[1, genes]}
+            known = torch.where(platform[1, genes] > 0, platform[:, genes], torch.nan)
+            options |= {"gene_factor": known[0], "gene_weight": known[1]}
         return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
 
     def _markers(self, signature: Tensor, allowed: Tensor) -> Tensor:
