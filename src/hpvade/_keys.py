@@ -91,3 +91,8 @@ class Keys:
     def mapping(truth_key: str) -> str:
         """uns: how reference types add up to the truth's columns, ``{type: column}``."""
         return f"{truth_key}_mapping"
+
+    @staticmethod
+    def of_label(key: str, what: str) -> str:
+        """obs: what `pp.transfer_labels` or `tl.check_labels` says of each cell, such as a probability."""
+        return f"{key}_{what}"
