@@ -34,6 +34,9 @@ class Keys:
     GENERATED = "hpvade_generated"
     """obs of an augmented reference: whether a model generated the cell."""
 
+    LABEL_CHECK = "label_check"
+    """uns: findings of `tl.check_labels`; start of the names of its columns in obs."""
+
     IVAE = "X_ivae"
     """obsm: latent vectors of `IVAE` (cells x latent)."""
 

@@ -212,8 +212,8 @@ def _refuse_weak(classifier, recall: pd.Series) -> None:
         raise ValueError(
             f"With the {len(classifier.genes)} genes that both sides express, the anchor finds only "
             f"{recall.mean():.0%} of its own held-out cells (mean over types; chance {1 / len(recall):.0%}, at least "
-            f"{bound:.0%} is needed); the worst is {str(recall.idxmin())!r} with {recall.min():.0%}. Use data with more "
-            "genes, or fewer types."
+            f"{bound:.0%} is needed); the worst is {str(recall.idxmin())!r} with {recall.min():.0%}. Use data with "
+            "more genes, or fewer types."
         )
 
 

@@ -21,6 +21,7 @@ from ...io._bulk import InputType, Missing
 from ...io._rows import use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
+from ...reference._labels import warn_of_labels
 from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
@@ -167,6 +168,7 @@ class HPVADE(
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
+        warn_of_labels(adata, labels_key, layer)
         use_sparse_matrix(adata, layer)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
