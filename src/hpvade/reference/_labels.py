@@ -165,16 +165,26 @@ def _pairs(types, codes, log, second) -> tuple[pd.DataFrame, np.ndarray]:
             if share > 0.005:
                 # what the signature of a swallows of b: the rest is read
                 read = len(other) / (len(other) + share * len(inside))
-                row = {
-                    "type": types[a],
-                    "second": types[b],
-                    "share": share,
-                    "n_cells": share * len(inside),
-                    "read": read,
-                }
-                rows.append(row)
-    table = pd.DataFrame(rows, columns=["type", "second", "share", "n_cells", "read"])
+                row = {"type": types[a], "second": types[b], "share": share, "n_cells": share * len(inside)}
+                rows.append(row | {"read": read, "by": "cells"})
+    table = pd.DataFrame(rows, columns=["type", "second", "share", "n_cells", "read", "by"])
     return table.sort_values("share", ascending=False, ignore_index=True), probability
+
+
+def _with_markers(pairs, rates, types, codes, class_of) -> pd.DataFrame:
+    """`pairs` with the share that explains contradicting markers, where that is the larger one."""
+    sizes, rows = pd.Series(np.bincount(codes)).groupby(class_of).sum(), []
+    for row in contradictions(rates).dropna(subset="full").itertuples():
+        read = sizes[row.second] / (sizes[row.second] + row.excess * sizes[row.type])
+        for a in np.flatnonzero(np.array(class_of) == row.type):
+            for b in np.flatnonzero(np.array(class_of) == row.second):
+                found = {"type": types[a], "second": types[b], "share": row.excess}
+                rows.append(found | {"n_cells": row.excess * (codes == a).sum(), "read": read, "by": "markers"})
+    if not rows:
+        return pairs
+    both = pd.concat([pairs, pd.DataFrame(rows)]) if len(pairs) else pd.DataFrame(rows)
+    both = both.sort_values("share", ascending=False).drop_duplicates(["type", "second"])
+    return both.reset_index(drop=True)
 
 
 def doubtful(pairs: pd.DataFrame) -> pd.DataFrame:

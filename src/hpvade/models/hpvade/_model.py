@@ -168,7 +168,8 @@ class HPVADE(
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check_reference(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
-        warn_of_labels(adata, labels_key, layer)
+        if "source_registry" not in kwargs:  # load repeats a setup
+            warn_of_labels(adata, labels_key, layer)
         use_sparse_matrix(adata, layer)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
