@@ -19,7 +19,7 @@ _DC = ["FCER1A", "CLEC10A", "CD1C", "LILRA4", "CLEC4C"]
 _PLATELET = ["PPBP", "PF4"]
 
 MARKERS: dict[str, dict[str, list[str]]] = {
-    "B": {"has": _B, "lacks": [*_CD3, *_CD8, *_NK, *_MONO, *_PLATELET]},
+    "B": {"has": _B, "lacks": [*_CD3, *_CD8, *_NK, *_MONO, *_PLATELET, "FCER1A", "CLEC10A", "LILRA4"]},
     "CD4 T": {"has": _CD3, "lacks": [*_CD8, *_B, *_MONO, *_PLATELET], "rarely": _NK},
     "CD8 T": {"has": _CD8, "lacks": [*_B, *_MONO, *_PLATELET], "rarely": _NK},
     "T": {"has": _CD3, "lacks": [*_B, *_MONO, *_PLATELET]},
@@ -29,7 +29,10 @@ MARKERS: dict[str, dict[str, list[str]]] = {
         "lacks": [*_CD3, *_CD8, *_B, *_NK, *_DC, *_PLATELET],
     },
     "DC": {"has": _DC, "lacks": [*_CD3, *_CD8, "MS4A1", *_NK, *_PLATELET], "rarely": ["CD14"]},
-    "Plasma": {"has": ["MZB1", "JCHAIN", "IGJ", "DERL3"], "lacks": [*_CD3, *_CD8, *_NK, *_MONO, *_PLATELET]},
+    "Plasma": {
+        "has": ["MZB1", "JCHAIN", "IGJ", "DERL3"],
+        "lacks": [*_CD3, *_CD8, *_NK, *_MONO, *_PLATELET, "FCER1A", "CLEC10A", "LILRA4"],
+    },
     "Platelet": {"has": _PLATELET, "lacks": [*_CD3, *_CD8, *_B, *_NK]},
 }
 """Genes of human blood cells by type: those that it has, and those that it lacks."""

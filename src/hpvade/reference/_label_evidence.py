@@ -19,13 +19,14 @@ _TRUST_OTHERS = 0.99
 def cross_validated(points: np.ndarray, codes: np.ndarray, train: np.ndarray, n_types: int) -> np.ndarray:
     """Probabilities (cells x types) of every cell by a logistic regression that has not seen it."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
 
     result = np.zeros((len(codes), n_types))
     n_folds = max(2, min(_FOLDS, np.bincount(codes[train]).max()))
-    folds = np.full(len(codes), -1)
-    for fold, (_, test) in enumerate(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(points, codes)):
-        folds[test] = fold
+    order = np.random.default_rng(0).permutation(len(codes))
+    folds = np.empty(len(codes), dtype=int)
+    for code in range(n_types):  # every type spreads over the folds
+        cells = order[codes[order] == code]
+        folds[cells] = np.arange(len(cells)) % n_folds
     for fold in range(n_folds):
         seen = train & (folds != fold)
         if len(np.unique(codes[seen])) < 2:

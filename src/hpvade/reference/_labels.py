@@ -17,6 +17,7 @@ MIN_EXCESS, MIN_Z = 0.15, 5.0  # share of another type that explains its markers
 MIN_RATE = 0.1  # excess rate of markers of a type that no cell is called
 MIN_DOUBLET = 0.9
 MIN_CELLS = 5  # that look like another type, to speak of it
+_MIN_PRIOR = 0.005
 _CHEAP_CELLS, _LOOK = 3000, 100_000
 
 
@@ -48,8 +49,8 @@ def mixture(inside: np.ndarray, other: np.ndarray, n_iter: int = 100) -> tuple[f
     the other type, which is known (median and spread of `other`), and one to be fitted. So no classifier needs to be
     calibrated, and a whole type that lies somewhat towards the other counts as none of it.
     """
-    center, width = np.median(other), _spread(other) + 0.3
-    share, mean, sd = 0.1, np.median(inside), _spread(inside) + 0.3
+    center, width = np.median(other), max(_spread(other), 0.3)
+    share, mean, sd = 0.1, np.median(inside), max(_spread(inside), 0.3)
     beyond = inside > center
     for _ in range(n_iter):
         log_other = np.log(share) - np.log(width) - (inside - center) ** 2 / (2 * width**2)
@@ -60,7 +61,7 @@ def mixture(inside: np.ndarray, other: np.ndarray, n_iter: int = 100) -> tuple[f
         share = float(np.clip(probability.mean(), 1e-6, 1 - 1e-6))
         weight = 1 - probability + 1e-9
         mean = np.average(inside, weights=weight)
-        sd = np.sqrt(np.average((inside - mean) ** 2, weights=weight)) + 0.1
+        sd = max(np.sqrt(np.average((inside - mean) ** 2, weights=weight)), 0.1)
     return share, probability
 
 
@@ -123,7 +124,8 @@ def check(
         second, flagged = np.where(shown >= 0, shown, second), flagged | (shown >= 0)
         log = np.where((shown >= 0)[:, None], outside, log)
         pairs = _with_markers(pairs, rates, types, codes, class_of)
-    score = 1 / (1 + np.exp(np.clip(log[rows, codes] - log[rows, second], -500, 500)))
+    odds = log[rows, second] - log[rows, codes] + _prior_log_odds(pairs, types, codes, second)
+    score = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
     doublet = np.full(len(codes), np.nan)
     doublet[sample] = doublet_score(X, sample, codes[sample], space, points[sample], seed)
     per_type = pd.DataFrame(
@@ -185,6 +187,16 @@ def _with_markers(pairs, rates, types, codes, class_of) -> pd.DataFrame:
     both = pd.concat([pairs, pd.DataFrame(rows)]) if len(pairs) else pd.DataFrame(rows)
     both = both.sort_values("share", ascending=False).drop_duplicates(["type", "second"])
     return both.reset_index(drop=True)
+
+
+def _prior_log_odds(pairs, types, codes, second) -> np.ndarray:
+    """Log odds that a cell of its label is of its second type, before the cell is looked at: from the shares."""
+    share = np.full((len(types), len(types)), _MIN_PRIOR)
+    at = {name: index for index, name in enumerate(types)}
+    for row in pairs.itertuples():
+        share[at[row.type], at[row.second]] = np.clip(row.share, _MIN_PRIOR, 0.5)
+    share = share[codes, second]
+    return np.log(share / (1 - share))
 
 
 def doubtful(pairs: pd.DataFrame) -> pd.DataFrame:
