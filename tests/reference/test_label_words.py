@@ -18,12 +18,12 @@ def check():
     )
     pairs = pd.DataFrame(
         [
-            ["Naive CD4 T", "CD8 T", 0.25, 150.0, 0.5, "markers"],
-            ["CD8 T", "Treg", 0.1, 25.0, 0.94, "cells"],
-            ["B", "Treg", 0.2, 2.0, 0.99, "cells"],  # two cells are no finding
-            ["Treg", "Naive CD4 T", 0.02, 8.0, 0.98, "cells"],
+            ["Naive CD4 T", "CD8 T", 0.25, 150.0, 0.5, "markers", 0.0],
+            ["CD8 T", "Treg", 0.1, 25.0, 0.94, "cells", 0.1],
+            ["B", "Treg", 0.2, 2.0, 0.99, "cells", 0.2],  # two cells are no finding
+            ["Treg", "Naive CD4 T", 0.02, 8.0, 0.98, "cells", 0.02],
         ],
-        columns=["type", "second", "share", "n_cells", "read", "by"],
+        columns=["type", "second", "share", "n_cells", "read", "by", "cells"],
     )
     markers = pd.DataFrame(
         [

@@ -12,8 +12,8 @@ KINDS = ("has", "lacks", "rarely")
 _FOLDS, _ROUNDS = 5, 3
 _MIN_CONTRAST = 0.2  # between how often a class and its yardstick express a set of genes
 _MIN_SEEDS = 10  # cells of a type that markers name, to learn its profile from
-TRUST_LABELS = 0.9  # an own label is not held for more certain than that
-_TRUST_OTHERS = 0.99
+TRUST_LABELS = 0.7  # what labels say of each other beside markers or an anchor, which planted errors decided
+TRUST_OTHERS = 0.99
 
 
 def cross_validated(points: np.ndarray, codes: np.ndarray, train: np.ndarray, n_types: int) -> np.ndarray:
@@ -118,7 +118,7 @@ def combine(codes: np.ndarray, class_of: list[str], sources: list[tuple[np.ndarr
             continue
         place = np.array([names.index(name) if name in names else -1 for name in class_of])
         heard = (place[codes] >= 0) & ~np.isnan(probability).any(axis=1)
-        log = bounded_log(np.nan_to_num(probability), _TRUST_OTHERS)
+        log = bounded_log(np.nan_to_num(probability), TRUST_OTHERS)
         says = np.where(place >= 0, log[:, place], log[rows, place[codes]][:, None])
         total += np.where(heard[:, None], says, 0)
     return total

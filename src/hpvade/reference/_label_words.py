@@ -24,14 +24,14 @@ def findings(check: LabelCheck, labels_key: str, key_added: str) -> pd.DataFrame
             }
         )
     for row in doubtful(check.pairs).itertuples():
-        if (row.type, row.second) in told or row.by == "markers":
+        if (row.type, row.second) in told:
             continue
         text = (
-            f"{row.share:.0%} of the cells labelled {row.type!r} look like {row.second!r}; {row.second!r} will be read "
+            f"{row.cells:.0%} of the cells labelled {row.type!r} look like {row.second!r}; {row.second!r} will be read "
             f"at about {row.read:.0%} of its share. Leave them out (obs[{key_added + '_flagged'!r}]) or take "
             f"obs[{key_added + '_suggestion'!r}] as labels."
         )
-        rows.append({"type": row.type, "second": row.second, "share": row.share, "text": text})
+        rows.append({"type": row.type, "second": row.second, "share": row.cells, "text": text})
     n_doublets = check.types["doublets"] * check.types["n_cells"]
     for name, row in check.types[(check.types["doublets"] >= MIN_SHARE) & (n_doublets >= MIN_CELLS)].iterrows():
         text = (

@@ -14,10 +14,12 @@ from ._label_space import doublet_score, embed, neighbour_share, sample_cells
 # Planted errors decide these (benchmarks/labels.py): clean labels stay below, a tenth of one type above.
 MIN_SHARE = 0.03  # cells of a label that look like another type
 MIN_EXCESS, MIN_Z = 0.15, 5.0  # share of another type that explains its markers, standard errors above the background
+_VISIBLE_Z = 3.0
 MIN_RATE = 0.1  # excess rate of markers of a type that no cell is called
 MIN_DOUBLET = 0.9
 MIN_CELLS = 5  # that look like another type, to speak of it
 _MIN_PRIOR = 0.005
+_WIDER = 0.3  # log odds
 _CHEAP_CELLS, _LOOK = 3000, 100_000
 
 
@@ -29,7 +31,7 @@ class LabelCheck:
     """One row per label."""
     pairs: pd.DataFrame
     """One row per label and second type that more than 0.5 % of its cells look like, or as many as explain its markers
-    (`by`)."""
+    (`by`); `cells` is the share by the first alone."""
     markers: pd.DataFrame
     """One row per pair of classes: `marker_rates`."""
     score: np.ndarray
@@ -47,10 +49,11 @@ def mixture(inside: np.ndarray, other: np.ndarray, n_iter: int = 100) -> tuple[f
 
     The log odds of cells labelled as one type are a mixture of two normal distributions: the one of cells labelled as
     the other type, which is known (median and spread of `other`), and one to be fitted. So no classifier needs to be
-    calibrated, and a whole type that lies somewhat towards the other counts as none of it.
+    calibrated, and a whole type that lies somewhat towards the other counts as none of it. Both are taken as somewhat
+    wider than they are, so that tails are not read as errors: where types overlap, the share errs to the low side.
     """
-    center, width = np.median(other), max(_spread(other), 0.3)
-    share, mean, sd = 0.1, np.median(inside), max(_spread(inside), 0.3)
+    center, width = np.median(other), _spread(other) + _WIDER
+    share, mean, sd = 0.1, np.median(inside), _spread(inside) + _WIDER
     beyond = inside > center
     for _ in range(n_iter):
         log_other = np.log(share) - np.log(width) - (inside - center) ** 2 / (2 * width**2)
@@ -61,7 +64,7 @@ def mixture(inside: np.ndarray, other: np.ndarray, n_iter: int = 100) -> tuple[f
         share = float(np.clip(probability.mean(), 1e-6, 1 - 1e-6))
         weight = 1 - probability + 1e-9
         mean = np.average(inside, weights=weight)
-        sd = max(np.sqrt(np.average((inside - mean) ** 2, weights=weight)), 0.1)
+        sd = np.sqrt(np.average((inside - mean) ** 2, weights=weight)) + _WIDER / 3
     return share, probability
 
 
@@ -108,7 +111,8 @@ def check(
     if anchor is not None:
         sources.append(evidence.by_anchor(X, genes, cell_class, *anchor))
     outside = evidence.combine(codes, class_of, sources)
-    log = evidence.bounded_log(own, evidence.TRUST_LABELS) + outside
+    trust = evidence.TRUST_LABELS if any(names for _, names in sources) else evidence.TRUST_OTHERS
+    log = evidence.bounded_log(own, trust) + outside
     rows = np.arange(len(codes))
     rival = log.copy()
     rival[rows, codes] = -np.inf
@@ -123,7 +127,8 @@ def check(
         shown = _shown_by_markers(codes, class_of, outside, expressed, rates)
         second, flagged = np.where(shown >= 0, shown, second), flagged | (shown >= 0)
         log = np.where((shown >= 0)[:, None], outside, log)
-        pairs = _with_markers(pairs, rates, types, codes, class_of)
+        told = contradictions(rates) if anchor is not None else _visible(rates)
+        pairs = _with_markers(pairs, told.dropna(subset="full"), types, codes, class_of)
     odds = log[rows, second] - log[rows, codes] + _prior_log_odds(pairs, types, codes, second)
     score = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
     doublet = np.full(len(codes), np.nan)
@@ -168,15 +173,20 @@ def _pairs(types, codes, log, second) -> tuple[pd.DataFrame, np.ndarray]:
                 # what the signature of a swallows of b: the rest is read
                 read = len(other) / (len(other) + share * len(inside))
                 row = {"type": types[a], "second": types[b], "share": share, "n_cells": share * len(inside)}
-                rows.append(row | {"read": read, "by": "cells"})
-    table = pd.DataFrame(rows, columns=["type", "second", "share", "n_cells", "read", "by"])
+                rows.append(row | {"read": read, "by": "cells", "cells": share})
+    table = pd.DataFrame(rows, columns=["type", "second", "share", "n_cells", "read", "by", "cells"])
     return table.sort_values("share", ascending=False, ignore_index=True), probability
 
 
+def _visible(rates: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `marker_rates` that say something of a share, if not enough to speak of a contradiction."""
+    return rates[(rates["excess"] >= MIN_SHARE) & (rates["z"] >= _VISIBLE_Z)]
+
+
 def _with_markers(pairs, rates, types, codes, class_of) -> pd.DataFrame:
-    """`pairs` with the share that explains contradicting markers, where that is the larger one."""
+    """`pairs` with the share that explains the markers of `rates`, where that is the larger one."""
     sizes, rows = pd.Series(np.bincount(codes)).groupby(class_of).sum(), []
-    for row in contradictions(rates).dropna(subset="full").itertuples():
+    for row in rates.itertuples():
         read = sizes[row.second] / (sizes[row.second] + row.excess * sizes[row.type])
         for a in np.flatnonzero(np.array(class_of) == row.type):
             for b in np.flatnonzero(np.array(class_of) == row.second):
@@ -185,7 +195,8 @@ def _with_markers(pairs, rates, types, codes, class_of) -> pd.DataFrame:
     if not rows:
         return pairs
     both = pd.concat([pairs, pd.DataFrame(rows)]) if len(pairs) else pd.DataFrame(rows)
-    both = both.sort_values("share", ascending=False).drop_duplicates(["type", "second"])
+    both["cells"] = both.groupby(["type", "second"])["cells"].transform("max").fillna(0.0)
+    both = both.sort_values("share", ascending=False, kind="stable").drop_duplicates(["type", "second"])
     return both.reset_index(drop=True)
 
 
@@ -201,7 +212,8 @@ def _prior_log_odds(pairs, types, codes, second) -> np.ndarray:
 
 def doubtful(pairs: pd.DataFrame) -> pd.DataFrame:
     """The rows of `pairs` that clean labels do not have."""
-    return pairs[(pairs["share"] >= MIN_SHARE) & (pairs["n_cells"] >= MIN_CELLS)]
+    n_cells = pairs["n_cells"] * pairs["cells"] / pairs["share"]
+    return pairs[(pairs["cells"] >= MIN_SHARE) & (n_cells >= MIN_CELLS)]
 
 
 def contradictions(rates: pd.DataFrame) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def check_labels(
     - ``types``: per label, cells; share of the `neighbours` with the same label; share that the classifier calls so
       (`predicted`); shares `flagged` and among `doublets`; share with which the `anchor` agrees
     - ``pairs``: `share` of the cells of a type that look like a second one, or that explain its markers (`by`), and
-      what is then `read` of the second type, as a share of what is there
+      what is then `read` of the second type, as a share of what is there (`cells`: the first share alone)
     - ``markers``: per pair of types, how often cells express genes that they lack, beside the background.
 
     Raises
