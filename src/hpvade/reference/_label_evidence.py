@@ -161,6 +161,22 @@ def marker_rates(
     return pd.DataFrame(rows, columns=columns)
 
 
+def by_own_markers(expressed: pd.DataFrame, codes: np.ndarray, class_of: list[str], rates: pd.DataFrame) -> np.ndarray:
+    """Log evidence (cells x types) of the genes that a cell itself expresses or not, from the rows of `marker_rates`.
+
+    For a cell of class a, class b gains log(full / background) if the cell expresses what b has and a lacks, else
+    log((1 - full) / (1 - background)).
+    """
+    total = np.zeros((len(codes), len(class_of)))
+    of_type = np.array(class_of, dtype=object)
+    for row in rates.dropna(subset="full").itertuples():
+        hit = expressed[row.genes.split(", ")].any(axis=1).to_numpy()
+        full, background = np.clip([row.full, row.background], 0.01, TRUST_OTHERS)
+        gain = np.where(hit, np.log(full / background), np.log((1 - full) / (1 - background)))
+        total += np.where(of_type[codes] == row.type, gain, 0)[:, None] * (of_type == row.second)
+    return total
+
+
 def expressed_markers(X, genes: pd.Index, markers: Mapping[str, Mapping[str, list[str]]]) -> pd.DataFrame:
     """Which of all named markers each cell expresses, bool (cells x genes that are in the data)."""
     named = dict.fromkeys(gene for sets in markers.values() for kind in KINDS for gene in sets.get(kind, []))

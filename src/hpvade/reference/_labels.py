@@ -129,8 +129,9 @@ def check(
         log = np.where((shown >= 0)[:, None], outside, log)
         told = contradictions(rates) if anchor is not None else _visible(rates)
         pairs = _with_markers(pairs, told.dropna(subset="full"), types, codes, class_of)
-    odds = log[rows, second] - log[rows, codes] + _prior_log_odds(pairs, types, codes, second)
-    score = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
+        # after the mixture, whose values must not come in two heaps: a gene is there or not
+        log = log + evidence.by_own_markers(expressed, codes, class_of, rates)
+    score = _score(log + _prior_log_odds(pairs, types)[codes], codes)
     doublet = np.full(len(codes), np.nan)
     doublet[sample] = doublet_score(X, sample, codes[sample], space, points[sample], seed)
     per_type = pd.DataFrame(
@@ -200,14 +201,21 @@ def _with_markers(pairs, rates, types, codes, class_of) -> pd.DataFrame:
     return both.reset_index(drop=True)
 
 
-def _prior_log_odds(pairs, types, codes, second) -> np.ndarray:
-    """Log odds that a cell of its label is of its second type, before the cell is looked at: from the shares."""
-    share = np.full((len(types), len(types)), _MIN_PRIOR)
-    at = {name: index for index, name in enumerate(types)}
+def _prior_log_odds(pairs: pd.DataFrame, types: np.ndarray) -> np.ndarray:
+    """Log odds that a cell of a label (rows) is of another type (columns), before the cell is looked at."""
+    share = pd.DataFrame(_MIN_PRIOR, index=types, columns=types)
     for row in pairs.itertuples():
-        share[at[row.type], at[row.second]] = np.clip(row.share, _MIN_PRIOR, 0.5)
-    share = share[codes, second]
-    return np.log(share / (1 - share))
+        share.loc[row.type, row.second] = np.clip(row.share, _MIN_PRIOR, 0.5)
+    odds = np.log(share / (1 - share)).to_numpy()
+    np.fill_diagonal(odds, 0)
+    return odds
+
+
+def _score(log: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Probability of the best other type against the own label, from log evidence (cells x types)."""
+    rows, rival = np.arange(len(codes)), log.copy()
+    rival[rows, codes] = -np.inf
+    return 1 / (1 + np.exp(np.clip(log[rows, codes] - rival.max(axis=1), -500, 500)))
 
 
 def doubtful(pairs: pd.DataFrame) -> pd.DataFrame:
