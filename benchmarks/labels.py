@@ -82,7 +82,6 @@ def evidence(name: str, adata: ad.AnnData) -> dict[str, dict]:
         "labels alone": {"markers": None},
         "markers": {},
         "anchor": {"markers": None, "anchor": anchor},
-        "both": {"anchor": anchor},
     }
 
 

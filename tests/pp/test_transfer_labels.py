@@ -120,6 +120,14 @@ def test_bad_anchors(labelled, anchor):
         hp.pp.transfer_labels(labelled, logged, labels_key="cell_type")
 
 
+def test_nobody_reaches_the_bound(labelled, anchor):
+    with pytest.warns(UserWarning, match="No cell reaches min_probability=1.0"):
+        result = hp.pp.transfer_labels(
+            labelled, anchor, labels_key="cell_type", types=T, min_probability=1.0, copy=True
+        )
+    assert result.obs["transferred_labels"].isna().sum() == labelled.obs["cell_type"].isin(T).sum()
+
+
 @pytest.mark.slow
 def test_scanvi_repairs_labels(labelled, anchor):
     result = hp.pp.transfer_labels(labelled, anchor, labels_key="cell_type", types=T, method="scanvi", copy=True)

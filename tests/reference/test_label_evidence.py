@@ -101,3 +101,13 @@ def test_labels_of_one_class_share_its_evidence():
     total = evidence.combine(np.array([0, 1]), ["a", "a", "b"], [(np.array([[0.1, 0.9]] * 2), ["a", "b"])])
     np.testing.assert_allclose(total[:, 0], total[:, 1])
     assert (total[:, 2] > total[:, 0]).all()
+
+
+def test_own_markers_have_their_closed_form():
+    table, classes = expressed({"a": {"A": 0.9, "B1": 0.2}, "b": {"B1": 0.8}, "c": {"C": 1, "B1": 0.05}}, n=100)
+    rates = evidence.marker_rates(table, classes, MARKERS)
+    codes = np.repeat([0, 1, 2], 100)
+    log = evidence.by_own_markers(table, codes, ["a", "b", "c"], rates)
+    assert log[0, 1] == pytest.approx(np.log(0.8 / 0.05))  # the first cells of a express B1
+    assert log[50, 1] == pytest.approx(np.log(0.2 / 0.95))
+    assert (log[np.arange(300), codes] == 0).all()

@@ -33,8 +33,8 @@ def check():
         ],
         columns=["type", "second", "genes", "rate", "full", "background", "yardstick", "excess", "z"],
     )
-    nothing = np.zeros(0)
-    return LabelCheck(types, pairs, markers, nothing, nothing, nothing, nothing)
+    nothing = np.zeros(4)
+    return LabelCheck(types, pairs, markers, nothing, nothing, np.array([1, 0, 0, 0], dtype=bool), nothing)
 
 
 def test_one_sentence_per_finding(check):
@@ -63,3 +63,8 @@ def test_limits_say_what_was_not_looked_at(check):
     heard = {"list of markers": ["CD4 T", "CD8 T", "B"], "anchor": ["CD4 T"]}
     found = _label_words.limits(check, {}, heard, ["CD79A"])
     assert found[:2] == ["The anchor says nothing of CD8 T, B.", "Markers that the data lack: CD79A."]
+
+
+def test_everything_flagged(check):
+    check.flagged[:3] = True
+    assert _label_words.limits(check, None, {}, [])[1].startswith("75% of the cells are flagged")

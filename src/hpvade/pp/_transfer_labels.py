@@ -83,7 +83,7 @@ def transfer_labels(
     Warns
     -----
     UserWarning
-        Own types that the anchor lacks.
+        Own types that the anchor lacks; no cell reaches the bound.
 
     Notes
     -----
@@ -127,6 +127,13 @@ def transfer_labels(
         probability = _transfer.predict(classifier, X, adata.var_names, asked, groups)
     else:
         probability = _scanvi(X, adata.var_names, asked, anchor, theirs, known, used, classifier.types)
+    if probability.max() < min_probability:
+        warnings.warn(
+            f"No cell reaches min_probability={min_probability}; the best has {probability.max():.2f}. None of the "
+            f"{asked.sum()} cells gets a label.",
+            UserWarning,
+            stacklevel=2,
+        )
     result = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
     labels = own.copy()
     best = probability.max(axis=1)

@@ -82,6 +82,11 @@ def limits(check: LabelCheck, markers: dict | None, heard: dict[str, list[str]],
             found.append(f"The {what} says nothing of {listed(names, 10)}.")
     if markers is not None and absent:
         found.append(f"Markers that the data lack: {listed(absent, 15)}.")
+    if (share := check.flagged.mean()) > 0.5:
+        found.append(
+            f"{share:.0%} of the cells are flagged: labels, mapping or anchor do not belong to these cells, and the "
+            "suggestions say little."
+        )
     if len(small := check.types.index[check.types["n_cells"] < 20]):
         found.append(f"Too few cells to say much of {listed(small, 10)}.")
     return found

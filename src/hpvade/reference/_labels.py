@@ -138,23 +138,29 @@ def check(
         {
             "class": class_of,
             "n_cells": np.bincount(codes),
-            "neighbours": _mean_by(codes[sample], neighbour_share(points[sample], codes[sample]), len(types)),
-            "predicted": _mean_by(codes, own.argmax(axis=1) == codes, len(types)),
-            "flagged": _mean_by(codes, flagged, len(types)),
-            "doublets": _mean_by(codes[sample], doublet[sample] >= MIN_DOUBLET, len(types)),
+            "neighbours": _mean_by(codes[sample], neighbour_share(points[sample], codes[sample])),
+            "predicted": _mean_by(codes, own.argmax(axis=1) == codes),
+            "flagged": _mean_by(codes, flagged),
+            "doublets": _mean_by(codes[sample], doublet[sample] >= MIN_DOUBLET),
         },
         index=pd.Index(types.astype(str), name=None),
     )
-    if anchor is not None and sources[-1][1]:
-        found, names = sources[-1]
-        agrees = np.array(names, dtype=object)[np.nan_to_num(found).argmax(axis=1)] == cell_class
-        per_type["anchor"] = _mean_by(codes, np.where(np.isnan(found[:, 0]), np.nan, agrees), len(types))
+    if anchor is not None:
+        per_type["anchor"] = _agreement(codes, cell_class, *sources[-1])
     rates["contradicts"] = rates.index.isin(contradictions(rates).index)
     return LabelCheck(per_type, pairs, rates, score, np.where(flagged, second, codes), flagged, doublet)
 
 
-def _mean_by(codes: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    return pd.Series(np.asarray(values, dtype=float)).groupby(codes).mean().reindex(range(n)).to_numpy()
+def _mean_by(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean per type; every type has values."""
+    return pd.Series(np.asarray(values, dtype=float)).groupby(codes).mean().to_numpy()
+
+
+def _agreement(codes: np.ndarray, cell_class: np.ndarray, found: np.ndarray, names: list[str]) -> np.ndarray:
+    """Share of the cells of each type that a source calls by their own class; NaN for types that it does not know."""
+    asked = ~np.isnan(found).any(axis=1)
+    called = np.array(names, dtype=object)[np.nan_to_num(found).argmax(axis=1)]
+    return _mean_by(codes, np.where(asked, called == cell_class, np.nan))
 
 
 def _pairs(types, codes, log, second) -> tuple[pd.DataFrame, np.ndarray]:
