@@ -14,7 +14,7 @@ from ._label_space import doublet_score, embed, neighbour_share, sample_cells
 # Planted errors decide these (benchmarks/labels.py): clean labels stay below, a tenth of one type above.
 MIN_SHARE = 0.03  # cells of a label that look like another type
 MIN_EXCESS, MIN_Z = 0.15, 5.0  # share of another type that explains its markers, standard errors above the background
-_VISIBLE_Z = 3.0
+_VISIBLE_Z = 2.0
 MIN_RATE = 0.1  # excess rate of markers of a type that no cell is called
 MIN_DOUBLET = 0.9
 MIN_CELLS = 5  # that look like another type, to speak of it
