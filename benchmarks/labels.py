@@ -63,10 +63,9 @@ def reference(folder: Path, name: str) -> ad.AnnData:
             adata.obs["cell_type"] = adata.obs["transferred_labels"].astype(str)
             adata = adata[adata.obs["transferred_labels"].notna()].copy()
         return adata
-    if name == "7 batches":  # all cells, also those whose three computed labels disagree
-        adata = ad.read_h5ad(folder / f"{FILES[name]}.h5ad")
-    else:
-        adata = read_reference(folder, FILES[name])
+    # of the 7 batches all cells, also those whose three computed labels disagree
+    file = FILES[name]
+    adata = ad.read_h5ad(folder / f"{file}.h5ad") if name == "7 batches" else read_reference(folder, file)
     if "cell_type_coarse" in adata.obs:
         adata.obs["cell_type"] = adata.obs["cell_type_coarse"].astype(str)
     adata.obs["donor"] = adata.obs["donor"].astype(str)
