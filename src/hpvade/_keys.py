@@ -34,6 +34,9 @@ class Keys:
     GENERATED = "hpvade_generated"
     """obs of an augmented reference: whether a model generated the cell."""
 
+    LABEL_CHECK = "label_check"
+    """uns: findings of `tl.check_labels`; start of the names of its columns in obs."""
+
     IVAE = "X_ivae"
     """obsm: latent vectors of `IVAE` (cells x latent)."""
 
@@ -91,3 +94,8 @@ class Keys:
     def mapping(truth_key: str) -> str:
         """uns: how reference types add up to the truth's columns, ``{type: column}``."""
         return f"{truth_key}_mapping"
+
+    @staticmethod
+    def of_label(key: str, what: str) -> str:
+        """obs: what `pp.transfer_labels` or `tl.check_labels` says of each cell, such as a probability."""
+        return f"{key}_{what}"

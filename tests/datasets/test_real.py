@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hpvade.datasets import pbmc_bulk, pbmc_reference
+from hpvade.datasets import blood_anchor, pbmc_bulk, pbmc_reference
 
 # Facts of the source files, written down from them before they were repacked.
 LABELS = {"CD4 T": 1180, "Mono": 642, "B": 344, "CD8 T": 271, "NK": 155, "DC": 32, "Platelet": 14}
@@ -69,7 +69,25 @@ def test_mapping_joins_the_two():
     assert len(bulk.var_names.intersection(pbmc_reference().var_names)) == 12872
 
 
-@pytest.mark.parametrize("read", [pbmc_reference, pbmc_bulk])
+def test_anchor_equals_its_source():
+    adata = blood_anchor()
+    assert adata.shape == (1336, 6289)
+    assert adata.X.dtype == np.float32
+    assert (adata.X.data == np.round(adata.X.data)).all()
+    assert adata.X.sum(dtype=np.float64) == 3531929
+    assert adata.X.max() == 11441
+    sizes = {"CD4 T": 300, "DC": 237, "B": 186, "CD8 T": 150, "Mono": 150, "NK": 150, "Platelet": 150, "ILC": 13}
+    assert adata.obs["cell_type"].value_counts().to_dict() == sizes
+    assert adata.obs["cell_type_fine"].nunique() == 11
+    assert adata.obs["donor"].value_counts()["unknown"] == 1068
+    positive = (
+        adata.obs.assign(cd8a=adata[:, "CD8A"].X.toarray()[:, 0] > 0).groupby("cell_type", observed=True)["cd8a"].mean()
+    )
+    assert positive.idxmax() == "CD8 T"
+    assert positive["CD4 T"] < 0.1 * positive["CD8 T"]
+
+
+@pytest.mark.parametrize("read", [pbmc_reference, pbmc_bulk, blood_anchor])
 def test_provenance_and_fresh_objects(read):
     first, second = read(), read()
     assert {"accession", "licence", "provenance", "units"} <= first.uns.keys()

@@ -30,6 +30,36 @@ def pbmc_reference() -> ad.AnnData:
     return _read("pbmc3k.h5ad")
 
 
+def blood_anchor() -> ad.AnnData:
+    """Single cells whose labels were measured with surface proteins: 1336 PBMC x 6289 genes (Hao 2021, CITE-seq).
+
+    Meant for :func:`hpvade.pp.transfer_labels` and :func:`hpvade.tl.check_labels`: the labels hold, CD4 and CD8 T cells
+    above all. It is a poor reference of its own, because many marker genes are missing.
+
+    Returns
+    -------
+    A new object at each call: raw UMI counts in ``X`` (CSR, float32 holding integers) and in ``obs``
+
+    - ``cell_type``: B, CD4 T, CD8 T, DC, ILC, Mono, NK, Platelet, named as in :func:`pbmc_reference`
+    - ``cell_type_fine``: eleven types; plasma cells, regulatory T cells and plasmacytoid DC have labels of their own
+    - ``donor``: P1 to P8 for 268 cells, "unknown" for the others.
+
+    ``uns`` holds accession, licence and provenance. Types are about equally frequent by choice, so their fractions say
+    nothing about blood, and library sizes cover the 6289 genes only.
+
+    References
+    ----------
+    Hao et al. 2021, *Integrated analysis of multimodal single-cell data*, Cell 184(13): 3573-3587 (GSE164378).
+
+    Examples
+    --------
+    >>> import hpvade as hp
+    >>> hp.datasets.blood_anchor().obs["cell_type"].value_counts()["CD8 T"]
+    np.int64(150)
+    """
+    return _read("hao_anchor.h5ad")
+
+
 def pbmc_bulk() -> ad.AnnData:
     """Bulk RNA-seq with measured truth: 8 PBMC samples x 19373 genes, two donors on four days (GSE64655).
 

@@ -7,6 +7,7 @@ from ._contexts import context_effects, head_influence
 from ._diagnostics import diagnostics
 from ._embedding import embedding
 from ._intervals import intervals
+from ._label_check import label_check
 from ._latent_space import latent_space
 from ._loadings import loadings
 from ._proportions import proportions
@@ -23,6 +24,7 @@ __all__ = [
     "embedding",
     "head_influence",
     "intervals",
+    "label_check",
     "latent_space",
     "loadings",
     "modality_attribution",

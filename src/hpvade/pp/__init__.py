@@ -4,5 +4,6 @@ from ..models.cycleae._contexts import build_context_specs
 from ._read_h5_batches import read_h5_batches
 from ._simulate_bulk import simulate_bulk
 from ._summarize import summarize
+from ._transfer_labels import transfer_labels
 
-__all__ = ["build_context_specs", "read_h5_batches", "simulate_bulk", "summarize"]
+__all__ = ["build_context_specs", "read_h5_batches", "simulate_bulk", "summarize", "transfer_labels"]

@@ -2,6 +2,7 @@
 
 from ..evaluation._align import compare
 from ..evaluation._evaluate import evaluate, evaluate_per_type
+from ._check_labels import check_labels
 from ._cycleae import cycleae
 from ._diagnose import diagnose
 from ._embed import embed
@@ -18,6 +19,7 @@ from ._perturbation import evaluate_perturbation
 from ._solve import solve
 
 __all__ = [
+    "check_labels",
     "compare",
     "cycleae",
     "diagnose",

@@ -20,6 +20,7 @@ from ...io._bulk import InputType, Missing, OnBadSample
 from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
+from ...reference._labels import warn_of_labels
 from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
@@ -194,6 +195,8 @@ class HPVADE(
             study_key=study_key,
             n_cells_key=n_cells_key,
         )
+        if "source_registry" not in kwargs and n_cells_key is None:  # load repeats a setup; sums are no cells
+            warn_of_labels(adata, labels_key, layer)
         use_sparse_matrix(adata, layer)
         load_obs(adata)
         fields = [

@@ -1,0 +1,219 @@
+"""Labels of references: planted errors found, clean labels left alone, and what repaired labels do to real bulk.
+
+    python benchmarks/labels.py DATA_FOLDER planted [--seeds 3] [--only Hao]
+    python benchmarks/labels.py DATA_FOLDER clean [--only Hao]
+    python benchmarks/labels.py DATA_FOLDER cohorts [--only Kang]
+
+`planted` relabels 10, 20 and 40 % of the cells of one type as its neighbour and asks `hp.tl.check_labels` for them, by
+area under the ROC curve over all cells and over the cells with the neighbour's label, and for the share of that label
+that is wrong. `clean` asks it of labels that hold, or as published. `cohorts` solves bulk with measured truth by
+references as published and after `hp.pp.transfer_labels`. DATA_FOLDER holds the development files and cohorts.json.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from _cohorts import read_reference
+from sklearn.metrics import roc_auc_score
+
+import hpvade as hp
+
+T_AND_NK = ["CD4 T", "CD8 T", "NK"]
+PLANTED = {
+    "Hao, one half": [("CD8 T", "CD4 T"), ("NK", "CD8 T"), ("Mono", "DC")],
+    "sorted cells (Zheng)": [("CD8 T", "CD4 T"), ("NK", "CD8 T")],
+    "PBMC 3k, repaired": [("CD8 T", "CD4 T"), ("NK", "CD8 T")],
+    "Kang, 5 donors": [("NK", "CD4 T")],
+    "pancreas": [("beta", "alpha"), ("ductal", "acinar")],
+    "cell lines": [("H838", "A549"), ("H2228", "H1975")],
+    "breast tumour": [("PVL", "CAFs")],
+}
+FILES = {
+    "sorted cells (Zheng)": "sc_zheng_sorted9",
+    "Kang, 5 donors": "ref_kang_ctrl_5donors",
+    "pancreas": "sc_pancreas_panc8_small",
+    "cell lines": "sc_cellbench_lines",
+    "breast tumour": "sc_breast_wu_cid4465",
+    "Kang, control": "kang_ctrl_stim:ctrl",
+    "7 batches": "sc_pbmc_7batches_computed_labels",
+}
+
+
+def half(of_anchor: bool) -> ad.AnnData:
+    """One half of the Hao cells; the other one is its anchor."""
+    adata = hp.datasets.blood_anchor()
+    chosen = np.random.default_rng(0).random(adata.n_obs) < 0.5
+    return adata[chosen if of_anchor else ~chosen].copy()
+
+
+def reference(folder: Path, name: str) -> ad.AnnData:
+    """A reference with coarse labels in `cell_type`."""
+    if name == "Hao, one half":
+        return half(of_anchor=False)
+    if name.startswith("PBMC 3k"):
+        adata = hp.datasets.pbmc_reference()
+        if "repaired" in name:
+            hp.pp.transfer_labels(adata, hp.datasets.blood_anchor(), labels_key="cell_type", types=T_AND_NK)
+            adata.obs["cell_type"] = adata.obs["transferred_labels"].astype(str)
+            adata = adata[adata.obs["transferred_labels"].notna()].copy()
+        return adata
+    # of the 7 batches all cells, also those whose three computed labels disagree
+    file = FILES[name]
+    adata = ad.read_h5ad(folder / f"{file}.h5ad") if name == "7 batches" else read_reference(folder, file)
+    if "cell_type_coarse" in adata.obs:
+        adata.obs["cell_type"] = adata.obs["cell_type_coarse"].astype(str)
+    adata.obs["donor"] = adata.obs["donor"].astype(str)
+    return adata
+
+
+def evidence(name: str, adata: ad.AnnData) -> dict[str, dict]:
+    """Arguments of `check_labels` that can be had for a reference."""
+    if "B" not in set(adata.obs["cell_type"]):
+        return {"labels alone": {"markers": None}}
+    anchor = half(of_anchor=True) if name.startswith("Hao") else hp.datasets.blood_anchor()
+    return {
+        "labels alone": {"markers": None},
+        "markers": {},
+        "anchor": {"markers": None, "anchor": anchor},
+    }
+
+
+def planted(folder: Path, n_seeds: int, only: str) -> None:
+    print("| reference | planted | share of the type | by | AUC | AUC in the label | wrong | found | difference |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, pairs in PLANTED.items():
+        if only not in name:
+            continue
+        clean = reference(folder, name)
+        for source, target in pairs:
+            for by, arguments in evidence(name, clean).items():
+                for share in (0.1, 0.2, 0.4):
+                    rows = [one(clean, source, target, share, seed, arguments) for seed in range(n_seeds)]
+                    auc, inside, wrong, found = np.median(rows, axis=0)
+                    gap = np.median([row[3] - row[2] for row in rows])
+                    print(
+                        f"| {name} | {source} as {target} | {share:.0%} | {by} | {auc:.3f} | {inside:.3f} "
+                        f"| {wrong:.3f} | {found:.3f} | {gap:+.3f} |",
+                        flush=True,
+                    )
+
+
+def one(clean: ad.AnnData, source: str, target: str, share: float, seed: int, arguments: dict) -> tuple:
+    adata, labels = clean.copy(), clean.obs["cell_type"].astype(str).to_numpy().copy()
+    cells = np.flatnonzero(labels == source)
+    chosen = np.random.default_rng(seed).choice(cells, round(share * len(cells)), replace=False)
+    labels[chosen] = target
+    wrong = np.isin(np.arange(len(labels)), chosen)
+    adata.obs["cell_type"] = labels
+    hp.tl.check_labels(adata, "cell_type", **arguments)
+    score, inside = adata.obs["label_check_score"].to_numpy(), labels == target
+    pairs = adata.uns["label_check"]["pairs"].set_index(["type", "second"])["share"]
+    return (
+        roc_auc_score(wrong, score),
+        roc_auc_score(wrong[inside], score[inside]),
+        wrong[inside].mean(),
+        pairs.get((target, source), 0.0),
+    )
+
+
+def clean(folder: Path, only: str) -> None:
+    print("| reference | by | flagged cells | largest share | findings | warning of setup | s | s of the warning |")
+    print("|---|---|---|---|---|---|---|---|")
+    from hpvade.reference._labels import cheap_label_warning
+
+    for name in [*PLANTED, "PBMC 3k", "Kang, control", "7 batches"]:
+        if only not in name:
+            continue
+        adata = reference(folder, name)
+        for by, arguments in evidence(name, adata).items():
+            start = time.perf_counter()
+            hp.tl.check_labels(adata, "cell_type", **arguments)
+            middle = time.perf_counter()
+            text = cheap_label_warning(adata.X, adata.obs["cell_type"], adata.var_names)
+            end = time.perf_counter()
+            result = adata.uns["label_check"]
+            told = "; ".join(
+                f"{row.type} as {row.second} {row.share:.0%}"
+                if row.share == row.share
+                else f"no label for {row.second}"
+                for row in result["findings"].itertuples()
+                if row.second != "doublets"
+            )
+            top = result["pairs"]["share"].max() if len(result["pairs"]) else 0.0
+            print(
+                f"| {name} | {by} | {adata.obs['label_check_flagged'].mean():.2%} | {top:.3f} | {told or '-'} "
+                f"| {'yes' if text else 'no'} | {middle - start:.1f} | {end - middle:.2f} |",
+                flush=True,
+            )
+
+
+def cohorts(folder: Path, only: str) -> None:
+    config = json.loads((folder / "cohorts.json").read_text())
+    print("| reference | labels | cells | cohort | r | RMSE | x as published | NNLS | constant |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in ("PBMC 3k", "7 batches", "Kang, control"):
+        if only not in name:
+            continue
+        published = reference(folder, name)
+        variants = {"as published": published}
+        for label, batch_key in (("transferred", None), ("transferred, by batch", "donor")):
+            if batch_key and published.obs["donor"].nunique() < 2:
+                continue
+            adata = published.copy()
+            hp.pp.transfer_labels(
+                adata, hp.datasets.blood_anchor(), labels_key="cell_type", types=T_AND_NK, batch_key=batch_key
+            )
+            adata = adata[adata.obs["transferred_labels"].notna()].copy()
+            adata.obs["cell_type"] = adata.obs["transferred_labels"].astype(str)
+            variants[label] = adata
+        for cohort in ("hoek", "finotello", "newman_full"):
+            before = None
+            for label, adata in variants.items():
+                scores = solve(folder, config["cohorts"][cohort], adata)
+                before = before or scores["solved", "rmse"]
+                ratio = scores["solved", "rmse"] / before
+                print(
+                    f"| {name} | {label} | {adata.n_obs} | {cohort} | {scores['solved', 'per_type_r']:.3f} "
+                    f"| {scores['solved', 'rmse']:.3f} | {ratio:.2f} | {scores['nnls', 'rmse']:.3f} "
+                    f"| {scores['constant', 'rmse']:.3f} |",
+                    flush=True,
+                )
+
+
+def solve(folder: Path, entry: dict, adata: ad.AnnData) -> pd.Series:
+    """Scores of `tl.solve` with its defaults, with NNLS and the constant beside."""
+    bulk = ad.read_h5ad(folder / f"{entry['bulk']}.h5ad")
+    shared = adata.var_names.intersection(bulk.var_names, sort=False)
+    if len(shared) < 0.5 * adata.n_vars:  # as in the other benchmarks: the reference on what both have
+        adata = adata[:, shared].copy()
+        adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
+    merge = entry.get("merge", {})
+    columns = {merge.get(c, c): column for column, c in entry["truth"].items()}
+    short = {"CD4 T": "CD4", "CD8 T": "CD8"}
+    types = {t: merge.get(short.get(t, t), short.get(t, t)) for t in adata.obs["cell_type"].unique()}
+    mapping = {t: columns[c] for t, c in types.items() if c in columns}
+    input_type = "log2" if entry.get("transform") == "exp2" else "auto"
+    hp.tl.solve(
+        bulk, adata, labels_key="cell_type", sample_key="donor", input_type=input_type, key_added="solved", device="cpu"
+    )
+    return hp.tl.evaluate(bulk, entry["truth_key"], prediction_key="solved", mapping=mapping).stack()
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("what", choices=["planted", "clean", "cohorts"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="references whose name holds this")
+    arguments = parser.parse_args()
+    if arguments.what == "planted":
+        planted(arguments.folder, arguments.seeds, arguments.only)
+    else:
+        {"clean": clean, "cohorts": cohorts}[arguments.what](arguments.folder, arguments.only)
