@@ -1,4 +1,4 @@
-from . import datasets, nn, pl, pp, simulate, solvers, tl
+from . import datasets, io, nn, pl, pp, simulate, solvers, tl
 from .models.ambient._model import AmbientRegularizedSCVI
 from .models.ambient._module import RegularizedVAE
 from .models.ambient._multimodal_model import RegularizedMultimodalVI
@@ -26,6 +26,7 @@ __all__ = [
     "DeconvolutionNetwork",
     "Encoder",
     "datasets",
+    "io",
     "nn",
     "pl",
     "pp",

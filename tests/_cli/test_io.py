@@ -3,7 +3,17 @@ import pandas as pd
 import pytest
 
 from hpvade._cli._errors import UsageError
-from hpvade._cli._io import as_text, check_folder, check_output, complete, read_h5ad, read_table, show, write_table
+from hpvade._cli._io import (
+    as_text,
+    check_folder,
+    check_output,
+    complete,
+    read_bulk,
+    read_reference,
+    read_table,
+    show,
+    write_table,
+)
 
 
 def test_an_output_appears_only_when_complete(tmp_path):
@@ -69,14 +79,24 @@ def test_files_that_are_no_tables_are_named(tmp_path):
             read_table(tmp_path / name)
 
 
-def test_h5ad_files_that_are_none_are_named(tmp_path):
+@pytest.mark.parametrize("read", [read_bulk, read_reference])
+def test_files_that_cannot_be_read_are_named(read, tmp_path):
     (tmp_path / "no.h5ad").write_text("text")
-    with pytest.raises(ValueError, match=r"no\.h5ad cannot be read as an h5ad file"):
-        read_h5ad(tmp_path / "no.h5ad")
+    with pytest.raises(ValueError, match=r"no\.h5ad has one field per line"):
+        read(tmp_path / "no.h5ad")
     with pytest.raises(UsageError, match=r"none\.h5ad does not exist"):
-        read_h5ad(tmp_path / "none.h5ad")
-    with pytest.raises(UsageError, match="is a folder; expected a file"):
-        read_h5ad(tmp_path)
+        read(tmp_path / "none.h5ad")
+    with pytest.raises(ValueError, match="is a folder with"):
+        read(tmp_path)
+
+
+def test_what_was_found_out_is_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("gene;s1;s2\nENSG00000198851.1;1,5;2\nENSG00000177455.2;3;4\nENSG00000075624;5;6\n")
+    bulk = read_bulk(tmp_path / "a.csv", genes=pd.Index(["CD3E", "CD19", "LYZ"]))
+    said = capsys.readouterr().err
+    assert "a.csv: 2 x 3 genes; fields separated by semicolons; genes are the rows; decimal commas" in said
+    assert "genes: human, 67% of the reference's found" in said
+    assert list(bulk.var_names) == ["CD3E", "CD19", "ENSG00000075624"]
 
 
 def test_outputs_are_refused_before_the_work(tmp_path):

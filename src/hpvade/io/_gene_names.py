@@ -3,6 +3,8 @@
 import pandas as pd
 from anndata import AnnData
 
+from ._gene_map import find_species, match_genes
+
 _ENSEMBL = r"^ENS[A-Z]*G\d{6,}(?:\.\d+)?$"
 _VERSION = r"\.\d+$"
 
@@ -13,7 +15,8 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
     if len(twice):
         raise ValueError(
             f"{name}.var_names has {len(twice)} gene names more than once, such as {list(twice[:3])}; genes are "
-            "aligned by name, so each must be unique. Add up the columns of a gene, or keep its first with "
+            "aligned by name, so each must be unique. Add up the columns of a gene, as "
+            f"`{name} = hp.pp.map_genes({name})` does, or keep its first with "
             f"`{name} = {name}[:, ~{name}.var_names.duplicated()].copy()`. `var_names_make_unique` would hide them."
         )
 
@@ -21,8 +24,9 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
 def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
     """Say why few of `genes` are in `bulk.var_names`, and what to do.
 
-    Looks for genes as rows, a small panel of genes, the right names in another column of `bulk.var`, Ensembl versions,
-    upper and lower case, and Ensembl or Entrez identifiers against symbols, in this order.
+    Looks for genes as rows, a small panel of genes, another species, other names of the same genes, the right names in
+    another column of `bulk.var`, Ensembl versions, upper and lower case, and Ensembl or Entrez identifiers against
+    symbols, in this order.
     """
     names = bulk.var_names.astype(str)
 
@@ -36,6 +40,8 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
             "Most genes of the bulk are known, but they are few: train the model on the shared genes, "
             "`adata[:, adata.var_names.isin(bulk.var_names)].copy()`."
         )
+    if (translated := _translated(names, genes)) is not None:
+        return translated
     for key in bulk.var.select_dtypes(["object", "category", "string"]):
         if share(bulk.var[key].astype(str)) >= 0.5:
             return f"They are in another column: `bulk.var_names = bulk.var[{key!r}].astype(str)`."
@@ -59,6 +65,26 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
                 f"The {who}'s names are numbers (Entrez ids or row numbers). Use the same kind of names on both sides."
             )
     return "Use the same gene identifiers (Ensembl or symbols), genome annotation and species as the reference."
+
+
+def _translated(names: pd.Index, genes: pd.Index) -> str | None:
+    """What `hpvade.pp.map_genes` would do about the mismatch."""
+    here, there = find_species(names), find_species(genes)
+    if {here, there} == {"human", "mouse"}:
+        return (
+            f"The bulk has {here} genes, the model {there} ones. Take a reference of the same species, or translate to "
+            "orthologs first."
+        )
+    species = here or there
+    if species not in ("human", "mouse"):
+        return None
+    share = genes.isin(match_genes(names, genes, species)["name"].dropna()).mean()
+    if share < 0.5:
+        return None
+    return (
+        f"They are other names of the same genes. `bulk = hp.pp.map_genes(bulk, model.get_signature_matrix().index)` "
+        f"finds {share:.0%} of the model's genes; on the command line, --map-genes does."
+    )
 
 
 def _ensembl(names: pd.Index) -> bool:
