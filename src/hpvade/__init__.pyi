@@ -1,4 +1,5 @@
 from . import datasets, io, nn, pl, pp, simulate, solvers, tl
+from ._report._report import report
 from .models.ambient._model import AmbientRegularizedSCVI
 from .models.ambient._module import RegularizedVAE
 from .models.ambient._multimodal_model import RegularizedMultimodalVI
@@ -30,6 +31,7 @@ __all__ = [
     "nn",
     "pl",
     "pp",
+    "report",
     "simulate",
     "solvers",
     "tl",

@@ -137,7 +137,7 @@ def _plain(folder: Path, prefix: str) -> dict:
 def _with_obs(adata: AnnData, obs) -> AnnData:
     table = obs if isinstance(obs, pd.DataFrame) else read_obs(Path(obs))
     name = "obs" if isinstance(obs, pd.DataFrame) else Path(obs).name
-    cells, keys, column, how = _matched(adata.obs_names.astype(str), table, name)
+    cells, keys, column, how = match_rows(adata.obs_names.astype(str), table, name)
     twice = keys[keys.duplicated(keep=False)]
     if len(twice) and (counted := int(twice.isin(cells).sum())):
         rows = table[keys.duplicated(keep=False) & keys.isin(cells)]
@@ -166,7 +166,7 @@ def _with_obs(adata: AnnData, obs) -> AnnData:
     return adata
 
 
-def _matched(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
+def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
     """Names of the cells and of the rows of `table` in one spelling, and the column that holds them."""
     candidates = [(None, table.index.astype(str)), *((key, pd.Index(table[key].astype(str))) for key in table)]
     bare = cells.str.replace(_LANE, "", regex=True)
