@@ -16,9 +16,10 @@ def table(n):
 
 
 def test_few_samples_are_vectors_and_many_are_pixels():
-    assert "<image" not in drawn(figures.stacked_bars(table(20)))
-    assert "<image" in drawn(figures.stacked_bars(table(600)))
-    assert len(figures.stacked_bars(table(600)).src) < 300_000
+    few, many = table(20), table(600)
+    assert "<image" not in drawn(figures.intervals(few, 0.5 * few, 1.2 * few))
+    assert "<image" in drawn(figures.intervals(many, 0.5 * many, 1.2 * many))
+    assert len(figures.stacked_bars(many).src) < 300_000
 
 
 def test_the_same_figure_again():
