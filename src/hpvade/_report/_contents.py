@@ -45,6 +45,7 @@ def contents(
         "type_names": [str(name) for name in table.columns],
         "samples": sample_rows(bulk, table, lower, upper, flagged),
         "similar": similar(summary),
+        "merges": summary["merges"].to_dict("records") if "merges" in summary else [],
         "bars": figures.stacked_bars(table),
         "intervals": figures.intervals(table, lower, upper),
         "truth": None if truth_key is None else agreement(bulk, key, truth_key, mapping),
@@ -67,7 +68,7 @@ def verdict(flagged: np.ndarray, messages: list[str], types: list[dict]) -> dict
         said.append(f"{flagged.sum()} of {len(flagged)} samples are not explained well by the reference.")
     if messages:
         said.append(f"{len(messages)} remark{'s' * (len(messages) > 1)} on the cohort, below.")
-    if wide:
+    if wide and not any("open how much" in message or "told apart here" in message for message in messages):
         said.append(f"This bulk leaves much open for {listed(wide)}: see the intervals.")
     heads = {
         "good": "No sign of trouble.",

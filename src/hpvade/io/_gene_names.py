@@ -16,7 +16,7 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
         raise ValueError(
             f"{name}.var_names has {len(twice)} gene names more than once, such as {list(twice[:3])}; genes are "
             "aligned by name, so each must be unique. Add up the columns of a gene, as "
-            f"`{name} = hp.pp.map_genes({name})` does, or keep its first with "
+            f"`{name} = hp.pp.map_genes({name})` does (--map-genes on the command line), or keep its first with "
             f"`{name} = {name}[:, ~{name}.var_names.duplicated()].copy()`. `var_names_make_unique` would hide them."
         )
 
