@@ -147,3 +147,13 @@ def test_many_samples_stay_small(trained, tmp_path, done):
         bulk.obsm[key].index = bulk.obs_names
     text = written(bulk, trained, tmp_path, truth_key="proportions", groupby="group")
     assert len(text) < 3e6 and text.count("<tr") > many
+
+
+def test_sums_to_report_are_shown(done, trained, tmp_path):
+    bulk = done.copy()
+    merges = pd.DataFrame(
+        {"first": ["type_0"], "second": ["type_1"], "lower": [0.41], "upper": [0.58], "width": [0.17]}
+    )
+    bulk.uns["hpvade_qc"] = {**done.uns["hpvade_qc"], "merges": merges}
+    page = Page(written(bulk, trained, tmp_path))
+    assert ["type_0 + type_1", "41.0–58.0"] in page.rows

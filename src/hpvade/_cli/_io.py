@@ -63,24 +63,11 @@ def check_exists(path: Path) -> None:
 
 
 def read_table(path: Path) -> "pd.DataFrame":
-    """Proportions from a CSV file: sample names in the first column, then one column of numbers per type."""
+    """Proportions from a table (csv, tsv, xlsx): sample names in the first column, then one column per type."""
     check_input(path)
-    import pandas as pd
+    from ..io._annotation import read_numbers
 
-    try:
-        # as text: sample names such as 001 or NA stay what they are
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV file: {error}") from error
-    if table.shape[1] < 2:
-        raise ValueError(f"{path} has no column behind the sample names; expected comma-separated values.")
-    table = table.set_index(table.columns[0])
-    for name in table:
-        try:
-            table[name] = pd.to_numeric(table[name])
-        except ValueError as error:
-            raise ValueError(f"{path}: column {name!r} is not numeric: {error}.") from error
-    return table
+    return read_numbers(path)
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:

@@ -76,7 +76,7 @@ def report(
 
 def _join(data: "AnnData", samples: Path, groupby: str) -> None:
     """Put the column `groupby` of a table of samples into ``data.obs``."""
-    from ..io._read_reference_file import match_rows, read_obs
+    from ..io._annotation import match_rows, read_obs
 
     table = read_obs(samples)
     if groupby not in table:

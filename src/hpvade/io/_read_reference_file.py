@@ -12,12 +12,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
+from ._annotation import match_rows, read_obs
 from ._gene_map import add_up
 from ._kinds import file_kind, read_any_cells, read_whole
 from ._layout import lay_out
-from ._text_tables import Cells, looks_numeric, to_numbers
-
-_LANE = r"-\d+$"
 
 
 def read_reference(
@@ -164,44 +162,3 @@ def _with_obs(adata: AnnData, obs) -> AnnData:
     read = adata.uns.get(Keys.READ, {"file": "", "notes": []})
     adata.uns[Keys.READ] = {**read, "notes": [*read["notes"], note]}
     return adata
-
-
-def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
-    """Names of the cells and of the rows of `table` in one spelling, and the column that holds them."""
-    candidates = [(None, table.index.astype(str)), *((key, pd.Index(table[key].astype(str))) for key in table)]
-    bare = cells.str.replace(_LANE, "", regex=True)
-    for shorten, how in ((False, ""), (True, " without the number behind their barcodes")):
-        wanted = bare if shorten else cells
-        if shorten and not bare.is_unique:
-            break
-        tried = [(key, names.str.replace(_LANE, "", regex=True) if shorten else names) for key, names in candidates]
-        key, names = max(tried, key=lambda pair: wanted.isin(pair[1]).mean())
-        if wanted.isin(names).any():
-            return wanted, names, key, how
-    raise ValueError(
-        f"{name} and the cells share no name: cells are {list(cells[:3])}, the columns of {name} begin with "
-        f"{ {str(key): str(names[0]) for key, names in candidates[1:5] if len(names)} }. Write the barcodes as the "
-        "matrix does."
-    )
-
-
-def read_obs(path: Path) -> pd.DataFrame:
-    """A table of annotation: one row per cell or sample, columns of numbers or of text."""
-    kind = file_kind(path)
-    if kind not in ("text", "xlsx"):
-        raise ValueError(f"{path} is no table ({kind}); expected csv, tsv or xlsx with one row per cell.")
-    cells: Cells = read_any_cells(path, kind)
-    heads = [head or f"column_{i}" for i, head in enumerate(cells.first)]
-    twice = pd.Index(heads)[pd.Index(heads).duplicated()]
-    if len(twice):
-        raise ValueError(f"{path.name} has the column {twice[0]!r} more than once.")
-    columns = {}
-    for head, key in zip(heads, cells.rows, strict=True):
-        column = cells.rows[key]
-        if key and column.dtype == object and looks_numeric(column):
-            try:
-                column = to_numbers(column.to_frame(), pd.RangeIndex(len(column)), pd.Index([head]), path.name)[0][:, 0]
-            except ValueError:
-                column = column.astype(str)
-        columns[head] = np.asarray(column)
-    return pd.DataFrame(columns)
