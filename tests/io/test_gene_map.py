@@ -56,6 +56,7 @@ def test_species():
     assert find_species(human) == find_species(human.index) == "human"
     assert find_species(mouse) == find_species(mouse.index + ".2") == "mouse"
     assert find_species([*human[:2000], *mouse[:2000]]) == "mixed"
+    assert find_species(["7-Sep", "5-Mar", "6-Sep", "CD3E"]) == "human"
     assert find_species(["gene_1", "gene_2"]) is find_species([]) is None
 
 

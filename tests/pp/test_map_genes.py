@@ -33,7 +33,7 @@ def bulk(names, values=None):
 def test_every_kind_of_name(name, symbol, how):
     mapped = hp.pp.map_genes(bulk([name, "ACTB", "MS4A1"]))
     assert list(mapped.var_names) == [symbol, "ACTB", "MS4A1"]
-    assert mapped.var["original_name"].tolist() == [name, "ACTB", "MS4A1"]
+    assert mapped.var["original_name"].tolist() == [name, "ACTB", "MS4A1"] and mapped.var_names.name is None
     assert mapped.uns["hpvade_gene_map"]["how"].get(how)
     np.testing.assert_array_equal(mapped.X, bulk([name, "ACTB", "MS4A1"]).X)
 

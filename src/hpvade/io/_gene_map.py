@@ -177,7 +177,9 @@ def _known(names: list[str], species: str) -> float:
 
 
 def _knows(names: pd.Series, species: str) -> pd.Series:
-    return find_genes(names, species)["symbol"].notna() | names.str.match(PREFIX[species] + r"\d{11}").astype(bool)
+    found = find_genes(names, species)
+    known = found["symbol"].notna() & (found["how"] != "date")  # dates say nothing of the species
+    return known | names.str.match(PREFIX[species] + r"\d{11}").astype(bool)
 
 
 def _sample(names: Sequence[str]) -> list[str]:

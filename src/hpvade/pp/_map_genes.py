@@ -76,7 +76,7 @@ def map_genes(
     wanted = None if isinstance(to, str) else pd.Index(getattr(to, "var_names", to)).astype(str)
     species = _species(names, species, wanted)
     found = _translated(names, to, wanted, species)
-    new = pd.Index(found["name"].where(found["name"].notna(), names).astype(str))
+    new = pd.Index(found["name"].where(found["name"].notna(), names).astype(str).to_numpy(), name=names.name)
     twice = new.duplicated()
     out = _united(adata, new, duplicates)
     summary = _summary(names, found, wanted, out.var_names, species, int(twice.sum()))
