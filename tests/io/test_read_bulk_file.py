@@ -92,6 +92,9 @@ READ = {
     "empty columns from Excel": ("a.csv", table(sep=",").replace("\n", ",,\n"), "counts", SYMBOLS),
     "delimiter at the ends": ("a.tsv", table().replace("\n", "\t\n"), "counts", SYMBOLS),
     "title above": ("a.csv", "Table S3. TPM of all samples,,,\n,,,\n" + table(sep=","), "counts", SYMBOLS),
+    "title above words with spaces between": ("a.txt", "Some title\n" + table(sep=" ", quote='"'), "counts", SYMBOLS),
+    "remark with the delimiter": ("a.csv", "# mine, and, not, yours\n" + table(sep=","), "counts", SYMBOLS),
+    "decimal commas and spaces": ("a.txt", table(LINEAR, sep=" ", form=comma), "linear", SYMBOLS),
     "comments": ("a.tsv", "# made by me\n# on a Monday\n" + table(), "counts", SYMBOLS),
     "header behind #": ("a.tsv", table(head="#gene"), "counts", SYMBOLS),
     "GCT": (
@@ -331,3 +334,45 @@ def test_two_hundred_samples_of_a_transcriptome_do_not_change(tmp_path):
     pd.DataFrame(values, names, [f"p{i}" for i in range(40)]).to_csv(stream, sep="\t", index_label="gene_id")
     bulk = hp.io.read_bulk(write(tmp_path, "big.tsv", stream.getvalue()))
     np.testing.assert_allclose(bulk.X, values.T, rtol=1e-12)
+
+
+def test_a_title_above_one_sample(tmp_path):
+    path = write(tmp_path, "a.csv", "Counts of one sample,\n" + table(COUNTS[:, :1], samples=["s1"], sep=",", head=""))
+    bulk = hp.io.read_bulk(path)
+    np.testing.assert_array_equal(bulk.X, COUNTS[:, :1].T)
+    assert list(bulk.obs_names) == ["s1"]
+
+
+def test_one_cell_with_a_dot_for_thousands_is_enough_to_ask(tmp_path):
+    text = "gene;s1\nCD3E;334\nCD19;3.689\nACTB;0\n"
+    with pytest.raises(ValueError, match="may mean 3689"):
+        hp.io.read_bulk(write(tmp_path, "a.csv", text))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_tables_are_read_right_or_refused(seed, tmp_path):
+    """Any delimiter, decimal sign, notation and side: never silently wrong."""
+    rng = np.random.default_rng(seed)
+    n_genes, n_samples = int(rng.choice([4, 8])), int(rng.integers(1, 4))
+    values = np.round(rng.gamma(0.5, 2000, (n_genes, n_samples)), int(rng.integers(0, 5)))
+    sep, decimal = rng.choice(["\t", ";", "|", " "]), rng.choice([".", ","])
+    grouped = rng.random() < 0.3
+
+    def form(value):
+        text = f"{value:,}" if grouped else repr(float(value))
+        return text if decimal == "." else text.translate(str.maketrans(",.", ".,"))
+
+    samples = [f"{rng.choice(['p', 'X-', ''])}{i + 1}" for i in range(n_samples)]
+    names = list(rng.permutation(ENSEMBL if rng.random() < 0.5 else SYMBOLS)[:n_genes])
+    rows = [["gene", *samples], *([name, *map(form, row)] for name, row in zip(names, values, strict=True))]
+    if rng.random() < 0.4:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+        rows[0][0] = "sample"
+    path = write(tmp_path, "a.txt", "\n".join(sep.join(row) for row in rows) + "\n")
+    try:
+        bulk = hp.io.read_bulk(path)
+    except ValueError:
+        assert grouped or decimal == ","  # only there can a number mean two things
+    else:
+        np.testing.assert_allclose(bulk.X, values.T, rtol=1e-9)
+        assert list(bulk.var_names) == names and list(bulk.obs_names) == samples

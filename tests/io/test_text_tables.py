@@ -72,3 +72,10 @@ def test_columns_of_text():
 def test_quoted_fields_may_hold_the_delimiter():
     cells = parse_cells('gene,description,a\nx,"a, b",1\ny,"c",2\n', "t")
     assert cells.rows[1].tolist() == ["a, b", "c"] and cells.rows[2].tolist() == [1, 2]
+
+
+def test_a_space_before_a_decimal_comma_and_a_name_of_two_words():
+    values, _ = numbers('"s1"\n"CD3E" 3,75e+03\n"CD19" 0,5\n')
+    assert values.tolist() == [[3750], [0.5]]
+    cells = parse_cells("sample,a\npatient 1,15\npatient 2,20\n", "t")
+    assert cells.rows[0].tolist() == ["patient 1", "patient 2"] and cells.rows[1].tolist() == [15, 20]

@@ -16,6 +16,11 @@ _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ":
 _HEAD = 200  # lines that are looked at
 _MAX_ABOVE = 20  # lines of a title above a table, at most
 _NUMBER = re.compile(r"[+-]?(?:\d[\d.,'\u00a0\u202f ]*|[.,]\d+)(?:[eE][+-]?\d+)?")
+_HEAD_OF_NAMES = re.compile(
+    r"#?(genes?|ensembl|hgnc|symbol|samples?|barcode|cell|transcript|target)([ _.-]?(ids?|names?|symbol))*",
+    re.IGNORECASE,
+)
+_SPACE_AND_NUMBER = re.compile(r"\S +\d+$")
 _EMPTY = {"", "na", "nan", "n/a", "#n/a", "null", "none", "-", ".", "#div/0!", "#value!", "#ref!", "#name?", "#num!"}
 _SPACES = re.compile(r"(?<=\d)[\u00a0\u202f' ](?=\d{3}(?:\D|$))")
 
@@ -83,7 +88,8 @@ def parse_cells(text: str, name: str, notes: list[str] | None = None) -> Cells:
         notes.append(f"{above} line{'s' * (above > 1)} above the table left out: {body[0][1].strip()[:60]!r}")
         body = body[above:]
     first, is_header = split(body[0][1]), None
-    if comments and len(hashed := split(comments[-1].lstrip("#"))) == width:
+    hashed = split(comments[-1].lstrip("#")) if comments else []
+    if len(hashed) == width and comments[-1][1:2].strip():  # "# words" are a remark, "#gene" is a header
         first, is_header = hashed, True
     else:
         body = body[1:]
@@ -121,7 +127,10 @@ def _delimiter(lines: list[str], name: str) -> tuple[str, int, bool]:
         trailing = width > 2 and all(not row[-1] for row in same)
         cells = [cell for row in same[len(same) > 1 :] for cell in row[1 : width - trailing]]
         numeric = np.mean([bool(_NUMBER.fullmatch(cell)) for cell in cells]) if cells else 0.0
-        score = len(same) / len(rows) * (0.1 + numeric)
+        names = [row[0] for row in same[len(same) > 1 :]]
+        score = len(same) / len(rows) * (0.1 + numeric) * (0.5 + 0.5 * len(set(names)) / len(names))
+        if delimiter != " " and all(_SPACE_AND_NUMBER.search(name) for name in names):
+            score *= 0.95  # "CD3E 1,5" is a name, a space and a decimal comma rather than a name of two words
         if score > best[0] + 1e-9:
             best = (score, delimiter, width - trailing, trailing)
     if not best[1]:
@@ -136,10 +145,18 @@ def _is_above(split, body: list[tuple[int, str]], at: int, width: int) -> bool:
     """Whether a line belongs to a title, not to the table."""
     fields = split(body[at][1])
     below = split(body[at + 1][1])
+    if _is_head(below[0]) and len(below) == width and not _is_head(fields[0]):
+        return True  # words of a title, and then the header
     if len(fields) == width - 1 and len(below) == width:  # a header without a name for the names, as R writes it
         return width == 2 and " " in fields[0]
-    filled = sum(bool(cell) for cell in fields)
-    return len(fields) < width or (width > 2 and filled < 2 and len(below) >= width)
+    if len(fields) < width:
+        return True
+    return not fields[-1] if width == 2 else sum(bool(cell) for cell in fields) < 2 and len(below) >= width
+
+
+def _is_head(cell: str) -> bool:
+    """Whether a cell is what people call a column of names."""
+    return bool(_HEAD_OF_NAMES.fullmatch(cell))
 
 
 def _refuse_ragged(body: list[tuple[int, str]], delimiter: str, split, width: int, name: str) -> None:
@@ -285,7 +302,7 @@ def _refuse_doubtful_dots(table: pd.DataFrame, name: str) -> None:
     values = values[np.isfinite(values) & (values != 0)]
     fractions = values[values != np.rint(values)]
     whole = values[values == np.rint(values)]
-    if len(fractions) < 3 or len(whole) < max(3, 0.05 * len(fractions)) or np.abs(values).max() >= 1000:
+    if not len(fractions) or len(whole) < max(1, 0.05 * len(fractions)) or np.abs(values).max() >= 1000:
         return
     thousandths = np.abs(np.rint(fractions * 1000) - fractions * 1000).max() < 1e-6
     # three decimals, none of them below one: no unit has such values by chance, separated thousands always do
