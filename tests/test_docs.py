@@ -13,7 +13,7 @@ import hpvade
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated"} & set(page.parts))
-SUBPACKAGES = ["pp", "tl", "pl", "datasets", "simulate", "solvers", "nn"]
+SUBPACKAGES = ["pp", "tl", "pl", "io", "datasets", "simulate", "solvers", "nn"]
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)`*$", re.MULTILINE | re.DOTALL)
 
 

@@ -66,7 +66,7 @@ def test_stub_lists_exactly_the_public_names():
     assert imported == set(listed) == set(dir(hpvade)) == set(hpvade.__all__)
 
 
-@pytest.mark.parametrize("name", ["nn", "pl", "pp", "simulate", "solvers", "tl"])
+@pytest.mark.parametrize("name", ["io", "nn", "pl", "pp", "simulate", "solvers", "tl"])
 def test_every_name_of_a_subpackage_resolves(name):
     subpackage = getattr(hpvade, name)
     assert all(hasattr(subpackage, public) for public in subpackage.__all__)

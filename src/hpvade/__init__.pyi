@@ -1,4 +1,5 @@
-from . import datasets, nn, pl, pp, simulate, solvers, tl
+from . import datasets, io, nn, pl, pp, simulate, solvers, tl
+from ._report._report import report
 from .models.ambient._model import AmbientRegularizedSCVI
 from .models.ambient._module import RegularizedVAE
 from .models.ambient._multimodal_model import RegularizedMultimodalVI
@@ -26,9 +27,11 @@ __all__ = [
     "DeconvolutionNetwork",
     "Encoder",
     "datasets",
+    "io",
     "nn",
     "pl",
     "pp",
+    "report",
     "simulate",
     "solvers",
     "tl",

@@ -16,6 +16,12 @@ class Keys:
     DIAGNOSIS = "hpvade_qc"
     """uns: summary of `tl.diagnose`; start of the names of its columns in obs."""
 
+    READ = "hpvade_read"
+    """uns: the file that `io.read_bulk` or `io.read_reference` read, and what was found out about it."""
+
+    GENE_MAP = "hpvade_gene_map"
+    """uns: what `pp.map_genes` did to the names of genes."""
+
     TRUE_PROPORTIONS = "proportions"
     """obsm of simulated or measured bulk: the true fractions of cells."""
 

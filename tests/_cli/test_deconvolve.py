@@ -78,7 +78,7 @@ def test_logged_bulk_is_refused_before_training(run, files, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["b.h5ad"], "Got 1 files (b.h5ad); expected REF.h5ad BULK.h5ad"),
+        (["b.h5ad"], "Got 1 files (b.h5ad); expected REF BULK"),
         (["r.h5ad", "b.h5ad"], "--labels-key KEY is missing"),
         (["r.h5ad", "b.h5ad", "--model", "m"], "Got 2 files"),
         (["b.h5ad", "--model", "m", "--labels-key", "k", "--epochs", "3"], "--labels-key, --epochs belong to training"),
@@ -131,3 +131,25 @@ def test_bad_samples_are_an_error_or_skipped(run, files, model, tmp_path):
     table = read_table(tmp_path / "p.csv")
     assert table.loc[name].isna().all()
     np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_tables_give_the_same_as_h5ad_files(run, files, model, tmp_path):
+    bulk, reference = ad.read_h5ad(files.bulk), ad.read_h5ad(files.ref)
+    bulk.to_df().T.to_csv(tmp_path / "bulk.tsv.gz", sep="\t", index_label="gene")
+    result = run("deconvolve", tmp_path / "bulk.tsv.gz", "--model", model, "-o", tmp_path / "p.csv")
+    assert "note: bulk.tsv.gz: 6 x 120 genes; fields separated by tabs" in result.stderr
+    run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "q.csv")
+    np.testing.assert_allclose(read_table(tmp_path / "p.csv"), read_table(tmp_path / "q.csv"), rtol=0, atol=1e-6)
+    reference.to_df().to_csv(tmp_path / "cells.csv", index_label="cell")
+    reference.obs[["cell_type"]].to_csv(tmp_path / "labels.csv", index_label="barcode")
+    labels = ["--obs", tmp_path / "labels.csv"]
+    run("deconvolve", tmp_path / "cells.csv", tmp_path / "bulk.tsv.gz", *labels, *TRAINING, "-o", tmp_path / "r.csv")
+    np.testing.assert_allclose(read_table(tmp_path / "r.csv"), read_table(tmp_path / "q.csv"), rtol=0, atol=1e-6)
+    result = run("deconvolve", tmp_path / "bulk.tsv.gz", "--model", model, *labels, "-o", tmp_path / "s.csv", code=2)
+    assert "--obs belong to training" in result.stderr
+
+
+def test_genes_are_translated_on_request(run, files, model, tmp_path):
+    ad.read_h5ad(files.bulk).to_df().T.to_csv(tmp_path / "bulk.csv", index_label="gene")
+    result = run("deconvolve", tmp_path / "bulk.csv", "--model", model, "--map-genes", "-o", tmp_path / "p.csv", code=1)
+    assert "no genes of human or mouse that the tables know" in result.stderr

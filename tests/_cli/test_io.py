@@ -3,7 +3,17 @@ import pandas as pd
 import pytest
 
 from hpvade._cli._errors import UsageError
-from hpvade._cli._io import as_text, check_folder, check_output, complete, read_h5ad, read_table, show, write_table
+from hpvade._cli._io import (
+    as_text,
+    check_folder,
+    check_output,
+    complete,
+    read_bulk,
+    read_reference,
+    read_table,
+    show,
+    write_table,
+)
 
 
 def test_an_output_appears_only_when_complete(tmp_path):
@@ -49,34 +59,50 @@ def test_a_table_survives_the_round_trip(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "p.csv"), table, check_names=False, check_exact=True)
 
 
+def test_a_table_may_have_other_delimiters_and_decimal_commas(tmp_path):
+    (tmp_path / "p.csv").write_text("sample;B;CD4 T\n001;0,25;0,75\n002;1;0\n")
+    table = read_table(tmp_path / "p.csv")
+    assert list(table.index) == ["001", "002"] and table.to_numpy().tolist() == [[0.25, 0.75], [1, 0]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("sample\ns1\n", "no column"), ("sample;B\ns1;1\n", "no column"), ("sample,B\ns1,much\n", "'B' is not numeric")],
+    [
+        ("sample\ns1\n", "one field per line"),
+        ("sample,B\ns1,much\ns2,little\n", "'B' is not numeric"),
+        ("sample,B\ns1,\ns2,1\n", "empty or NA"),
+        ("sample,B\ns1,0\ns1,1\n", "sample 's1' more than once"),
+        ("sample,B,B\ns1,0,1\n", "column 'B' more than once"),
+        ("", "empty"),
+        (bytes(range(256)), "binary"),
+    ],
 )
 def test_a_table_that_cannot_be_read_is_named(tmp_path, text, message):
     path = tmp_path / "p.csv"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message) as caught:
         read_table(path)
-    assert str(path) in str(caught.value)
+    assert "p.csv" in str(caught.value)
 
 
-def test_files_that_are_no_tables_are_named(tmp_path):
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    for name in ("empty.csv", "binary.csv"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read as a CSV file"):
-            read_table(tmp_path / name)
-
-
-def test_h5ad_files_that_are_none_are_named(tmp_path):
+@pytest.mark.parametrize("read", [read_bulk, read_reference])
+def test_files_that_cannot_be_read_are_named(read, tmp_path):
     (tmp_path / "no.h5ad").write_text("text")
-    with pytest.raises(ValueError, match=r"no\.h5ad cannot be read as an h5ad file"):
-        read_h5ad(tmp_path / "no.h5ad")
+    with pytest.raises(ValueError, match=r"no\.h5ad has one field per line"):
+        read(tmp_path / "no.h5ad")
     with pytest.raises(UsageError, match=r"none\.h5ad does not exist"):
-        read_h5ad(tmp_path / "none.h5ad")
-    with pytest.raises(UsageError, match="is a folder; expected a file"):
-        read_h5ad(tmp_path)
+        read(tmp_path / "none.h5ad")
+    with pytest.raises(ValueError, match="is a folder with"):
+        read(tmp_path)
+
+
+def test_what_was_found_out_is_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("gene;s1;s2\nENSG00000198851.1;1,5;2\nENSG00000177455.2;3;4\nENSG00000075624;5;6\n")
+    bulk = read_bulk(tmp_path / "a.csv", genes=pd.Index(["CD3E", "CD19", "LYZ"]))
+    said = capsys.readouterr().err
+    assert "a.csv: 2 x 3 genes; fields separated by semicolons; genes are the rows; decimal commas" in said
+    assert "genes: human, 67% of the reference's found" in said
+    assert list(bulk.var_names) == ["CD3E", "CD19", "ENSG00000075624"]
 
 
 def test_outputs_are_refused_before_the_work(tmp_path):

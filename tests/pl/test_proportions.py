@@ -64,7 +64,10 @@ def test_many_samples_lose_their_names_but_not_their_number():
     ax = proportions(table(n=200))
     assert len(ax.get_xticks()) == 0
     assert ax.get_xlabel() == "200 samples"
-    assert ax.containers[0][0].get_width() == 1
+    top = ax.collections[1].get_paths()[0].vertices  # of the second type: as wide as the samples, as high as both
+    assert (top[:, 0].min(), top[:, 0].max()) == (-0.5, 199.5)
+    stacked = table(n=200).iloc[:, :2].sum(axis=1)
+    np.testing.assert_allclose(top[:, 1].max(), stacked.max())
 
 
 def test_legend_lies_outside_the_bars_and_inside_the_figure():

@@ -9,9 +9,11 @@ from ._cvae import app as cvae
 from ._cycleae import cycleae
 from ._deconvolve import deconvolve
 from ._demo import demo
+from ._diagnose import diagnose
 from ._errors import reported
 from ._evaluate import evaluate
 from ._ivae import ivae
+from ._report import report
 from ._simulate import simulate
 from ._train import train
 
@@ -22,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for _command in (demo, train, deconvolve, simulate, evaluate):
+for _command in (demo, train, deconvolve, simulate, evaluate, diagnose, report):
     app.command(no_args_is_help=_command is not demo)(reported(_command))
 app.add_typer(cvae)
 app.add_typer(cycleae)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError, reported
-from ._io import check_folder, check_input, read_h5ad
+from ._io import check_folder, check_input, read_reference
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -213,7 +213,7 @@ def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=N
         if path is not None:
             check_input(path)
     if data.suffix.lower() == ".h5ad":
-        adata = read_h5ad(data)
+        adata = read_reference(data)
         if obs_csv is not None or max_cells_per_batch is not None:
             raise UsageError("--obs-csv and --max-cells-per-batch belong to folders of batches, not to .h5ad files.")
     else:

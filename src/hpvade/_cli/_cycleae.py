@@ -9,7 +9,7 @@ import typer
 
 from ._cycleae_config import job_script, read_config, template
 from ._errors import UsageError, reported
-from ._io import check_folder, check_input, check_output, complete, read_h5ad
+from ._io import check_folder, check_input, check_output, complete, read_reference
 
 if TYPE_CHECKING:
     from ..models.cycleae._model import CycleAE
@@ -170,7 +170,7 @@ def counterfactual(
     pairs = [text.partition("=") for text in assignments]
     if wrong := [text for text, (_, equals, _) in zip(assignments, pairs, strict=True) if not equals]:
         raise UsageError(f"--set {wrong[0]}: expected FIELD=VALUE.")
-    fitted, adata = _load(model), read_h5ad(data)
+    fitted, adata = _load(model), read_reference(data)
     # text of the command line to the value of the model, which may be a number or a boolean
     context = {f: next((v for v in fitted.categories.get(f, []) if str(v) == text), text) for f, _, text in pairs}
     table = fitted.get_counterfactual_expression(adata, context=context)
@@ -195,7 +195,7 @@ def influence(
     check_output(output, ".csv")
     if output.exists():
         raise UsageError(f"{output} exists. Choose another name.")
-    table = _load(model).get_head_influence(read_h5ad(data))
+    table = _load(model).get_head_influence(read_reference(data))
     with complete(output) as partial:
         table.to_csv(partial)
     typer.echo(f"{output}: {len(table)} heads.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_folder, check_input, check_output, complete, read_h5ad, write_table
+from ._io import check_exists, check_folder, check_output, complete, read_bulk, read_reference, write_table
 from ._options import (
     LABELS_HELP,
     Accelerator,
@@ -18,7 +18,9 @@ from ._options import (
     Fractions,
     InputType,
     Layer,
+    MapGenes,
     Missing,
+    Obs,
     OnBadSample,
     SampleKey,
     Seed,
@@ -32,9 +34,10 @@ def deconvolve(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[REF.h5ad] BULK.h5ad",
-            help="Labelled single cells (cells x genes, raw counts), left out with --model; "
-            "then bulk samples (samples x genes, counts, CPM, TPM or FPKM), in any gene order.",
+            metavar="[REF] BULK",
+            help="Labelled single cells (raw counts: h5ad, zarr, 10x folder or h5, table), left out with --model; then "
+            "bulk samples (counts, CPM, TPM or FPKM: h5ad, zarr, csv, tsv, xlsx, or the output of featureCounts, "
+            "salmon, kallisto, RSEM or STAR), genes in any order.",
             show_default=False,
         ),
     ],
@@ -49,6 +52,8 @@ def deconvolve(
         ),
     ],
     labels_key: Annotated[str | None, typer.Option(metavar="KEY", help=LABELS_HELP)] = None,
+    obs: Obs = None,
+    map_genes: MapGenes = False,
     layer: Layer = None,
     bulk_layer: BulkLayer = None,
     sample_key: SampleKey = None,
@@ -82,16 +87,16 @@ def deconvolve(
 ) -> None:
     """Estimate the cell-type proportions of bulk samples.
 
-    Example: `hpvade deconvolve ref.h5ad bulk.h5ad -o proportions.csv --labels-key cell_type`
+    Example: `hpvade deconvolve ref.h5ad bulk.tsv -o proportions.csv --labels-key cell_type`
 
-    With a trained model: `hpvade deconvolve bulk.h5ad --model model/ -o proportions.csv`
+    With a trained model: `hpvade deconvolve bulk.tsv --model model/ -o proportions.csv`
 
     The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
     sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1; a sample that was skipped has none.
     With --intervals a second CSV beside it has the columns TYPE_lower, TYPE_median and TYPE_upper.
     """
     training = {"--labels-key": labels_key, "--layer": layer, "--sample-key": sample_key, "--epochs": epochs}
-    training["--save-model"] = save_model
+    training |= {"--save-model": save_model, "--obs": obs}
     _check_usage(files, model, training)
     for path in output:
         check_output(path, ".csv", ".h5ad")
@@ -99,12 +104,13 @@ def deconvolve(
         check_output(nnls, ".csv")
     if save_model is not None:
         check_folder(save_model, overwrite=False)
-    check_input(files[-1])
+    check_exists(files[-1])
     from .._keys import Keys
     from ._fit import fit, load
 
     if model is None:
-        adata, bulk = read_h5ad(files[0]), read_h5ad(files[1])
+        adata = read_reference(files[0], obs)
+        bulk = read_bulk(files[1], genes=adata.var_names if map_genes else None)
         _check_bulk(bulk, adata, bulk_layer, input_type.value, on_bad_sample.value)
         trained = fit(
             adata,
@@ -116,7 +122,8 @@ def deconvolve(
             accelerator=accelerator,
         )
     else:
-        trained, bulk = load(model, accelerator), read_h5ad(files[0])
+        trained = load(model, accelerator)
+        bulk = read_bulk(files[0], genes=trained.get_signature_matrix().index if map_genes else None)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
     proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
@@ -147,8 +154,7 @@ def _check_usage(files: list[Path], model: Path | None, training: dict) -> None:
     """Either a reference to train on or a model, never both."""
     if len(files) != (2 if model is None else 1):
         raise UsageError(
-            f"Got {len(files)} files ({', '.join(map(str, files))}); "
-            "expected REF.h5ad BULK.h5ad, or BULK.h5ad alone with --model DIR."
+            f"Got {len(files)} files ({', '.join(map(str, files))}); expected REF BULK, or BULK alone with --model DIR."
         )
     if model is None and training["--labels-key"] is None:
         raise UsageError("--labels-key KEY is missing: the column of REF.obs with the cell types.")

@@ -32,7 +32,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             except (typer.Exit, typer.Abort):
                 raise
             except Exception as error:
-                _say("error", _message(error))
+                say("error", _message(error))
                 raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
 
     signature = inspect.signature(command)
@@ -42,7 +42,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _say(kind: str, text: str) -> None:
+def say(kind: str, text: str) -> None:
+    """One line on stderr."""
     typer.echo(f"hpvade: {kind}: {' '.join(text.split())}", err=True)
 
 
@@ -53,7 +54,7 @@ def _warner() -> Callable[..., None]:
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         if str(message) not in said:
             said.add(str(message))
-            _say("warning", str(message))
+            say("warning", str(message))
 
     return show
 

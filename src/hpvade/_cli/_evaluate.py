@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import as_text, check_folder, check_input, complete, read_h5ad, read_table, save_figure, show
+from ._io import as_text, check_folder, check_input, complete, read_bulk, read_table, save_figure, show
 from ._options import BulkLayer, BulkUnits, InputType
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PREDICTION = "prediction"
 _TRUTH = "truth"
 _NO_NNLS = (
-    "The row nnls is empty, because NNLS needs the expression: pass --bulk BULK.h5ad --model DIR, or --nnls NNLS.csv, "
+    "The row nnls is empty, because NNLS needs the expression: pass --bulk BULK --model DIR, or --nnls NNLS.csv, "
     "which `hpvade deconvolve --nnls` writes."
 )
 
@@ -45,7 +45,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Model whose signatures are written; with --bulk, also for NNLS.")
     ] = None,
     bulk: Annotated[
-        Path | None, typer.Option(metavar="BULK.h5ad", help="Expression of the samples, for NNLS with --model.")
+        Path | None, typer.Option(metavar="BULK", help="Expression of the samples, for NNLS with --model.")
     ] = None,
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
@@ -62,7 +62,7 @@ def evaluate(
     and, with --model, signature_matrix.npy (genes x types, counts per cell).
     """
     if bulk is not None and (model is None or nnls is not None):
-        raise UsageError("--bulk BULK.h5ad serves NNLS together with --model DIR, instead of --nnls NNLS.csv.")
+        raise UsageError("--bulk BULK serves NNLS together with --model DIR, instead of --nnls NNLS.csv.")
     check_folder(output, overwrite=True)
     if model is not None:
         check_input(model, folder=True)
@@ -76,7 +76,7 @@ def evaluate(
         trained = load(model)
         signature = trained.get_signature_matrix()
         if bulk is not None:
-            baseline = _nnls(trained, read_h5ad(bulk), bulk_layer, input_type.value)
+            baseline = _nnls(trained, read_bulk(bulk), bulk_layer, input_type.value)
     samples = _aligned(predicted, measured, baseline, pairs)
     metrics, per_type = _scores(samples, baseline is not None)
     summary = _summary(pred, truth, samples, metrics, per_type, signature)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ._errors import UsageError
+from ._errors import UsageError, say
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -15,36 +15,59 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def read_h5ad(path: Path) -> "ad.AnnData":
-    """The AnnData in `path`; an error names the file."""
-    check_input(path)
-    import anndata as ad
+def read_bulk(path: Path, *, genes: "pd.Index | None" = None) -> "ad.AnnData":
+    """Bulk from a file of any kind that `hpvade.io.read_bulk` knows; names of genes are brought to those of `genes`."""
+    check_exists(path)
+    from ..io import read_bulk as read
 
-    try:
-        return ad.read_h5ad(path)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
+    bulk = _said(read(path))
+    return bulk if genes is None else map_genes(bulk, genes)
+
+
+def map_genes(bulk: "ad.AnnData", genes: "pd.Index") -> "ad.AnnData":
+    """`bulk` with the names of genes that the reference has."""
+    from .._keys import Keys
+    from ..pp import map_genes as translate
+
+    bulk = translate(bulk, genes)
+    found = bulk.uns[Keys.GENE_MAP]
+    summed = f", {found['summed']} names added up" if found["summed"] else ""
+    say("note", f"genes: {found['species']}, {found['share']:.0%} of the reference's found{summed}")
+    return bulk
+
+
+def read_reference(path: Path, obs: Path | None = None) -> "ad.AnnData":
+    """Cells from a file or folder of any kind that `hpvade.io.read_reference` knows."""
+    check_exists(path)
+    if obs is not None:
+        check_exists(obs)
+    from ..io import read_reference as read
+
+    return _said(read(path, obs))
+
+
+def _said(adata: "ad.AnnData") -> "ad.AnnData":
+    """Say on stderr what was found out about a file."""
+    from .._keys import Keys
+
+    found = adata.uns.get(Keys.READ)
+    if found is not None:
+        say("note", f"{found['file']}: {adata.n_obs} x {adata.n_vars} genes; {'; '.join(found['notes'])}")
+    return adata
+
+
+def check_exists(path: Path) -> None:
+    """Name what is not there."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist.")
 
 
 def read_table(path: Path) -> "pd.DataFrame":
-    """Proportions from a CSV file: sample names in the first column, then one column of numbers per type."""
+    """Proportions from a table (csv, tsv, xlsx): sample names in the first column, then one column per type."""
     check_input(path)
-    import pandas as pd
+    from ..io._annotation import read_numbers
 
-    try:
-        # as text: sample names such as 001 or NA stay what they are
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV file: {error}") from error
-    if table.shape[1] < 2:
-        raise ValueError(f"{path} has no column behind the sample names; expected comma-separated values.")
-    table = table.set_index(table.columns[0])
-    for name in table:
-        try:
-            table[name] = pd.to_numeric(table[name])
-        except ValueError as error:
-            raise ValueError(f"{path}: column {name!r} is not numeric: {error}.") from error
-    return table
+    return read_numbers(path)
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
@@ -62,8 +85,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 def check_input(path: Path, *, folder: bool = False) -> None:
     """Name what is not there, before any work starts."""
-    if not path.exists():
-        raise UsageError(f"{path} does not exist.")
+    check_exists(path)
     if path.is_dir() != folder:
         raise UsageError(f"{path} is a {'file' if folder else 'folder'}; expected a {'folder' if folder else 'file'}.")
 

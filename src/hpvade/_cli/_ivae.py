@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ._errors import UsageError, reported
-from ._io import check_folder, complete, read_h5ad
+from ._io import check_folder, complete, read_reference
 from ._options import Seed
 
 ivae = typer.Typer(
@@ -28,7 +28,7 @@ def both(name: str, **options):
 
 def train(
     data_path: Annotated[
-        Path, both("data_path", metavar="DATA.h5ad", help="Cells x genes, raw counts.", show_default=False)
+        Path, both("data_path", metavar="DATA", help="Cells x genes, raw counts.", show_default=False)
     ],
     layer: Annotated[
         str | None,
@@ -87,7 +87,7 @@ def train(
     check_folder(output_dir, overwrite=True)
     if save_model is not None:
         check_folder(save_model, overwrite=False)
-    adata = read_h5ad(data_path)
+    adata = read_reference(data_path)
     import numpy as np
     import pandas as pd
     import scvi

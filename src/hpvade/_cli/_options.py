@@ -48,12 +48,21 @@ class Fractions(StrEnum):
     rna = "rna"
 
 
+REFERENCE_HELP = "Labelled single cells, cells x genes, raw counts: h5ad, zarr, a 10x folder or h5, or a table."
 LABELS_HELP = "Column of REF.obs with one cell type per cell."
 Reference = Annotated[
     Path,
-    typer.Argument(metavar="REF.h5ad", help="Labelled single cells, cells x genes, raw counts.", show_default=False),
+    typer.Argument(metavar="REF", help=REFERENCE_HELP, show_default=False),
 ]
 LabelsKey = Annotated[str, typer.Option(metavar="KEY", help=LABELS_HELP, show_default=False)]
+Obs = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="Table (csv, tsv, xlsx) with one row per cell of REF, joined by barcode."),
+]
+MapGenes = Annotated[
+    bool,
+    typer.Option("--map-genes", help="Translate BULK's genes to REF's: Ensembl ids, previous symbols, Excel's dates."),
+]
 Layer = Annotated[str | None, typer.Option(metavar="NAME", help="Layer of REF with the counts; X by default.")]
 SampleKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column of REF.obs with the donor: donors, not cells, are held out.")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ._io import check_output, complete, read_h5ad, write_table
-from ._options import LabelsKey, Layer, Reference, SampleKey, Seed
+from ._io import check_output, complete, read_reference, write_table
+from ._options import LabelsKey, Layer, Obs, Reference, SampleKey, Seed
 
 
 def simulate(
@@ -23,6 +23,7 @@ def simulate(
     sparse: Annotated[
         float, typer.Option(metavar="S", min=0, max=1, help="Share of samples that hold a random subset of the types.")
     ] = 0.0,
+    obs: Obs = None,
     sample_key: SampleKey = None,
     layer: Layer = None,
     seed: Seed = 0,
@@ -40,7 +41,7 @@ def simulate(
     check_output(output, ".h5ad")
     if truth is not None:
         check_output(truth, ".csv")
-    adata = read_h5ad(reference)
+    adata = read_reference(reference, obs)
     from .._keys import Keys
     from ..pp import simulate_bulk
 

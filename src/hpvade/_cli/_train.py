@@ -3,8 +3,8 @@ from typing import Annotated
 
 import typer
 
-from ._io import check_folder, complete, read_h5ad
-from ._options import Accelerator, Epochs, LabelsKey, Layer, Preset, Reference, SampleKey, Seed
+from ._io import check_folder, complete, read_reference
+from ._options import Accelerator, Epochs, LabelsKey, Layer, Obs, Preset, Reference, SampleKey, Seed
 
 
 def train(
@@ -13,6 +13,7 @@ def train(
         Path, typer.Option("--output", "-o", metavar="MODEL_DIR", help="Folder for the model.", show_default=False)
     ],
     labels_key: LabelsKey,
+    obs: Obs = None,
     layer: Layer = None,
     sample_key: SampleKey = None,
     batch_key: Annotated[
@@ -30,11 +31,11 @@ def train(
 
     Example: `hpvade train ref.h5ad -o model/ --labels-key cell_type --sample-key donor`
 
-    REF.h5ad holds raw counts (UMI counts per cell), in X or in a layer. MODEL_DIR then serves any number of
-    `hpvade deconvolve BULK.h5ad --model MODEL_DIR`.
+    REF holds raw counts (UMI counts per cell), in X or in a layer; labels may come in a table with --obs. MODEL_DIR
+    then serves any number of `hpvade deconvolve BULK --model MODEL_DIR`.
     """
     check_folder(output, overwrite=overwrite, hint="Pass --overwrite to replace the model, or choose another folder.")
-    adata = read_h5ad(reference)
+    adata = read_reference(reference, obs)
     from ._fit import fit
 
     model = fit(

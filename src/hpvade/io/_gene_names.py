@@ -3,6 +3,7 @@
 import pandas as pd
 from anndata import AnnData
 
+from ._gene_map import find_species, match_genes
 from ._rows import in_memory
 
 _ENSEMBL = r"^ENS[A-Z]*G\d{6,}(?:\.\d+)?$"
@@ -15,7 +16,8 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
     if len(twice):
         raise ValueError(
             f"{name}.var_names has {len(twice)} gene names more than once, such as {list(twice[:3])}; genes are "
-            "aligned by name, so each must be unique. Add up the columns of a gene, or keep its first with "
+            "aligned by name, so each must be unique. Add up the columns of a gene, as "
+            f"`{name} = hp.pp.map_genes({name})` does (--map-genes on the command line), or keep its first with "
             f"`{name} = {name}[:, ~{name}.var_names.duplicated()].copy()`. `var_names_make_unique` would hide them."
         )
 
@@ -23,8 +25,9 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
 def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
     """Say why few of `genes` are in `bulk.var_names`, and what to do.
 
-    Looks for genes as rows, a small panel of genes, the right names in another column of `bulk.var`, Ensembl versions,
-    upper and lower case, and Ensembl or Entrez identifiers against symbols, in this order.
+    Looks for genes as rows, a small panel of genes, another species, other names of the same genes, the right names in
+    another column of `bulk.var`, Ensembl versions, upper and lower case, and Ensembl or Entrez identifiers against
+    symbols, in this order.
     """
     names = bulk.var_names.astype(str)
 
@@ -38,6 +41,8 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
             "Most genes of the bulk are known, but they are few, or alike in all types. Use more genes, or merge types "
             "that they do not tell apart."
         )
+    if (translated := _translated(names, genes)) is not None:
+        return translated
     for key, column in in_memory(bulk.var).select_dtypes(["object", "category", "string"]).items():
         if share(column.astype(str)) >= 0.5:
             return f"They are in another column: `bulk.var_names = bulk.var[{key!r}].astype(str)`."
@@ -61,6 +66,26 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
                 f"The {who}'s names are numbers (Entrez ids or row numbers). Use the same kind of names on both sides."
             )
     return "Use the same gene identifiers (Ensembl or symbols), genome annotation and species as the reference."
+
+
+def _translated(names: pd.Index, genes: pd.Index) -> str | None:
+    """What `hpvade.pp.map_genes` would do about the mismatch."""
+    here, there = find_species(names), find_species(genes)
+    if {here, there} == {"human", "mouse"}:
+        return (
+            f"The bulk has {here} genes, the model {there} ones. Take a reference of the same species, or translate to "
+            "orthologs first."
+        )
+    species = here or there
+    if species not in ("human", "mouse"):
+        return None
+    share = genes.isin(match_genes(names, genes, species)["name"].dropna()).mean()
+    if share < 0.5:
+        return None
+    return (
+        f"They are other names of the same genes. `bulk = hp.pp.map_genes(bulk, model.get_signature_matrix().index)` "
+        f"finds {share:.0%} of the model's genes; on the command line, --map-genes does."
+    )
 
 
 def _ensembl(names: pd.Index) -> bool:

@@ -10,6 +10,7 @@ from anndata import AnnData
 from .._keys import Keys
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
+from ._resolution import resolution
 from ._verdict import cohort_messages, sample_verdicts
 
 _FLOOR = 5e-5  # share of the total below which log ratios say little, as in `solvers.robust`
@@ -83,7 +84,9 @@ def diagnose(
     ``condition_number`` and ``max_cosine`` of the weighted signature with the ``most_similar`` types; ``factor_sd``,
     ``factor_r2`` (share of the gene factor that types could explain, adjusted) and ``n_extreme_factors`` (beyond
     e^2-fold); ``drift``, half the summed difference between the cohort's and the reference's mean composition; the
-    tables ``types``, ``residual_genes`` (what the fit misses most, by mean share of expression, ``excess``; genes that
+    tables ``intervals`` (types x typical ``lower``, ``upper``, ``width``, and whether that leaves the type ``open``),
+    ``merges`` (pairs of types that cannot be told apart here, with the interval of their sum), ``types``,
+    ``residual_genes`` (what the fit misses most, by mean share of expression, ``excess``; genes that
     are not ``informative``, such as ribosomal ones and haemoglobins, differ by protocol and are in no fit) and, with a
     truth, ``evaluation``; and ``simulated_residual``, ``simulated_unexplained``, medians of the yardstick.
 
@@ -140,7 +143,9 @@ def diagnose(
     if evaluation is not None:
         summary["evaluation"] = evaluation
     rows["verdict"], rows["flagged"] = sample_verdicts(rows)
-    summary["messages"] = np.array(cohort_messages(summary, rows), dtype=object)
+    reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+    summary["intervals"], summary["merges"], unresolved = resolution(model, bulk, **reading)
+    summary["messages"] = np.array([*cohort_messages(summary, rows), *unresolved], dtype=object)
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     rows = _with_skipped(rows, found.bulk)
     for name in ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"):

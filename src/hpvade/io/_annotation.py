@@ -1,0 +1,70 @@
+"""Tables beside the expression: annotation of cells or samples, and proportions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ._kinds import file_kind, read_any_cells
+from ._text_tables import Cells, looks_numeric, to_numbers
+
+LANE = r"-\d+$"
+
+
+def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
+    """Names of the cells and of the rows of `table` in one spelling, and the column that holds them."""
+    candidates = [(None, table.index.astype(str)), *((key, pd.Index(table[key].astype(str))) for key in table)]
+    bare = cells.str.replace(LANE, "", regex=True)
+    for shorten, how in ((False, ""), (True, " without the number behind their barcodes")):
+        wanted = bare if shorten else cells
+        if shorten and not bare.is_unique:
+            break
+        tried = [(key, names.str.replace(LANE, "", regex=True) if shorten else names) for key, names in candidates]
+        key, names = max(tried, key=lambda pair: wanted.isin(pair[1]).mean())
+        if wanted.isin(names).any():
+            return wanted, names, key, how
+    raise ValueError(
+        f"{name} and the cells share no name: cells are {list(cells[:3])}, the columns of {name} begin with "
+        f"{ {str(key): str(names[0]) for key, names in candidates[1:5] if len(names)} }. Write the barcodes as the "
+        "matrix does."
+    )
+
+
+def read_obs(path: Path) -> pd.DataFrame:
+    """A table of annotation: one row per cell or sample, columns of numbers or of text."""
+    kind = file_kind(path)
+    if kind not in ("text", "xlsx"):
+        raise ValueError(f"{path} is no table ({kind}); expected csv, tsv or xlsx with one row per cell.")
+    cells: Cells = read_any_cells(path, kind)
+    heads = [head or f"column_{i}" for i, head in enumerate(cells.first)]
+    twice = pd.Index(heads)[pd.Index(heads).duplicated()]
+    if len(twice):
+        raise ValueError(f"{path.name} has the column {twice[0]!r} more than once.")
+    columns = {}
+    for head, key in zip(heads, cells.rows, strict=True):
+        column = cells.rows[key]
+        if key and column.dtype == object and looks_numeric(column):
+            try:
+                column = to_numbers(column.to_frame(), pd.RangeIndex(len(column)), pd.Index([head]), path.name)[0][:, 0]
+            except ValueError:
+                column = column.astype(str)
+        columns[head] = np.asarray(column)
+    return pd.DataFrame(columns)
+
+
+def read_numbers(path: Path) -> pd.DataFrame:
+    """A table of numbers with the names of its rows in the first column, such as proportions of samples."""
+    kind = file_kind(path)
+    if kind not in ("text", "xlsx"):
+        raise ValueError(f"{path} is no table ({kind}); expected csv, tsv or xlsx with the names of samples first.")
+    cells = read_any_cells(path, kind)
+    names = pd.Index(cells.rows[0].astype(str), name=cells.first[0])
+    columns = pd.Index(cells.first[1:])
+    for name, key in zip(columns, cells.rows.columns[1:], strict=True):
+        if not looks_numeric(cells.rows[key]):
+            raise ValueError(f"{path}: column {name!r} is not numeric; its first cell is {cells.rows[key].iloc[0]!r}.")
+    for index, what in ((names, "sample"), (columns, "column")):
+        if index.has_duplicates:
+            raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once.")
+    values, _ = to_numbers(cells.rows.iloc[:, 1:], names, columns, path.name)
+    return pd.DataFrame(values, index=names, columns=columns)

@@ -1,0 +1,159 @@
+"""The page holds the numbers it was given, escapes what users wrote, and loads nothing."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hpvade as hp
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags that are balanced, text, and every address."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.words, self.addresses, self.rows = [], [], [], []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "srcset", "action", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.rows and self.open and self.open[-1] in ("td", "th", "small"):
+            self.rows[-1].append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def done(trained):
+    """Bulk with proportions, bounds and diagnosis."""
+    bulk = trained.bulk.copy()
+    trained.model.deconvolve(bulk)
+    intervals = trained.model.get_proportion_intervals(bulk)
+    for bound in ("lower", "upper"):
+        bulk.obsm[f"hpvade_proportions_{bound}"] = intervals.xs(bound, axis=1, level="bound")
+    hp.tl.diagnose(bulk, trained.model, n_simulated=24)
+    bulk.obs["group"] = ["a", "b"] * 6
+    return bulk
+
+
+def written(bulk, trained, folder, **options):
+    return hp.report(bulk, trained.model, folder / "r.html", **options).read_text(encoding="utf-8")
+
+
+def test_the_page_shows_the_numbers(done, trained, tmp_path):
+    page = Page(written(done, trained, tmp_path, truth_key="proportions", groupby="group"))
+    table = done.obsm["hpvade_proportions"]
+    rows = {row[0]: row for row in page.rows if row and row[0] in table.index}
+    assert set(rows) == set(table.index)
+    for name, row in rows.items():
+        cells = [float(cell) for cell in row[1:] if re.fullmatch(r"\d+\.\d", cell)]
+        np.testing.assert_allclose(cells, 100 * table.loc[name], atol=0.0501)
+        bounds = [cell for cell in row if re.fullmatch(r"\d+\.\d–\d+\.\d", cell)]
+        low = 100 * done.obsm["hpvade_proportions_lower"].loc[name]
+        np.testing.assert_allclose([float(cell.split("–")[0]) for cell in bounds], low, atol=0.0501)
+    scores = hp.tl.evaluate(done, "proportions")
+    shown = {row[0]: row[1:] for row in page.rows if row and row[0] in ("hpvade", "nnls", "constant")}
+    assert shown["hpvade"][list(scores.columns).index("rmse")] == f"{scores['rmse'].iloc[0]:.3f}"
+    assert shown["nnls"][list(scores.columns).index("rmse")] == f"{scores.loc['nnls', 'rmse']:.3f}"
+    words = " ".join(page.words)
+    assert hp.__version__ in words and "a (n = 6)" in words and "No test was made" in words
+    for message in done.uns["hpvade_qc"]["messages"]:
+        assert message in words
+    means = table.groupby(done.obs["group"].to_numpy()).mean()
+    row = next(row for row in page.rows if row and row[0] == table.columns[0] and len(row) == 3)
+    assert row[1].startswith(f"{100 * means.iloc[0, 0]:.1f} (")
+
+
+def test_nothing_is_loaded_from_elsewhere(done, trained, tmp_path):
+    text = written(done, trained, tmp_path, truth_key="proportions", groupby="group")
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in Page(text).addresses)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", text)
+    assert len(text) < 3e6
+
+
+def test_the_bulk_is_unchanged_and_the_page_is_the_same_again(done, trained, tmp_path, unchanged):
+    with unchanged(done):
+        first = written(done, trained, tmp_path)
+    assert written(done, trained, tmp_path) == first
+    assert "Against measured" not in first and "Groups of samples" not in first
+
+
+def test_what_is_missing_is_computed(trained, tmp_path, unchanged, done):
+    with unchanged(trained.bulk):
+        page = Page(written(trained.bulk, trained, tmp_path))
+    table = done.obsm["hpvade_proportions"]
+    row = next(row for row in page.rows if row and row[0] == table.index[0])
+    cells = [float(cell) for cell in row[1:] if re.fullmatch(r"\d+\.\d", cell)]
+    np.testing.assert_allclose(cells, 100 * table.iloc[0], atol=0.0501)
+
+
+def test_what_users_wrote_is_escaped(done, trained, tmp_path):
+    bulk = done.copy()
+    bulk.obs_names = ["<script>alert(1)</script>", *bulk.obs_names[1:]]
+    text = written(bulk, trained, tmp_path, title='<b>"quoted" & bold</b>')
+    assert (
+        "<script>alert" not in text and "&lt;script&gt;alert(1)" in text and "<b>&#34;" not in text.split("<h1>")[1][:5]
+    )
+    Page(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "reason"),
+    [
+        ({"groupby": "none"}, KeyError, "not a column"),
+        ({"truth_key": "none"}, KeyError, "not in bulk.obsm"),
+        ({"groupby": "one"}, ValueError, "1 groups for 12 samples"),
+        ({"groupby": "each"}, ValueError, "12 groups for 12 samples"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(done, trained, tmp_path, options, error, reason):
+    bulk = done.copy()
+    bulk.obs["one"], bulk.obs["each"] = "a", list(map(str, range(12)))
+    with pytest.raises(error, match=reason):
+        written(bulk, trained, tmp_path, **options)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_name_of_the_page(done, trained, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.html"):
+        hp.report(done, trained.model, tmp_path / "r.pdf")
+
+
+def test_samples_without_a_group_are_their_own(done, trained, tmp_path):
+    bulk = done.copy()
+    bulk.obs["group"] = pd.Categorical(["a"] * 5 + ["b"] * 5 + [None] * 2)
+    assert "not given (n = 2)" in written(bulk, trained, tmp_path, groupby="group")
+
+
+def test_many_samples_stay_small(trained, tmp_path, done):
+    many = 500
+    bulk = done[np.arange(many) % done.n_obs].copy()
+    bulk.obs_names = [f"s{i}" for i in range(many)]
+    for key in list(bulk.obsm):
+        bulk.obsm[key].index = bulk.obs_names
+    text = written(bulk, trained, tmp_path, truth_key="proportions", groupby="group")
+    assert len(text) < 3e6 and text.count("<tr") > many
+
+
+def test_sums_to_report_are_shown(done, trained, tmp_path):
+    bulk = done.copy()
+    merges = pd.DataFrame(
+        {"first": ["type_0"], "second": ["type_1"], "lower": [0.41], "upper": [0.58], "width": [0.17]}
+    )
+    bulk.uns["hpvade_qc"] = {**done.uns["hpvade_qc"], "merges": merges}
+    page = Page(written(bulk, trained, tmp_path))
+    assert ["type_0 + type_1", "41.0–58.0"] in page.rows
