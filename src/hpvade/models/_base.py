@@ -158,16 +158,15 @@ class BaseModel(BaseModelClass):
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
-        if adata is None and self.adata is None:
-            raise ValueError(_no_data(type(self).__name__))
+        if adata is None:
+            self._require_data()
         if isinstance(adata, AnnData | MuData) and adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         return super()._validate_anndata(adata, copy_if_view)
 
     def deregister_manager(self, adata: AnnData | None = None) -> None:
         """Forget AnnData objects that were set up, or one of them; ValueError for a model without data."""
-        if self.adata is None:
-            raise ValueError(_no_data(type(self).__name__))
+        self._require_data()
         super().deregister_manager(adata)
 
     @staticmethod
@@ -198,6 +197,22 @@ class BaseModel(BaseModelClass):
     def convert_legacy_save(cls, *args, **kwargs):
         """Refused: hpvade never wrote such files."""
         raise NotImplementedError("hpvade has no older file format. Use `model.save(dir)` and `load(dir)`.")
+
+    @classmethod
+    def _register(cls, adata: AnnData | MuData, fields: list, setup_method_args: dict, **kwargs) -> None:
+        """Register checked data, the last step of a setup; `kwargs` are those of the setup."""
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _require_data(self) -> AnnData | MuData:
+        """Return the data of the model; ValueError when it was loaded without."""
+        if self.adata is None:
+            raise ValueError(
+                "the model was loaded without data; expected cells. Pass `adata`, or load with "
+                f"{type(self).__name__}.load(dir, adata)."
+            )
+        return self.adata
 
     def _require_trained(self, method: str) -> None:
         if not self.is_trained_:
@@ -340,10 +355,6 @@ def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model:
         f"adata.var_names holds the genes of the model {what}. They are not reordered silently: use "
         f"`model_var_names = {model}.get_var_names(); adata = adata[:, model_var_names].copy()`."
     )
-
-
-def _no_data(cls: str) -> str:
-    return f"the model was loaded without data; expected cells. Pass `adata`, or load with {cls}.load(dir, adata)."
 
 
 def _refuse(method: str, **arguments) -> None:

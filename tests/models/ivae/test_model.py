@@ -316,8 +316,8 @@ def test_unknown_options_are_named_before_any_work(cells):
 
 
 def test_number_of_epochs_follows_from_a_budget_of_steps(cells, embed, monkeypatch):
-    from hpvade.models.ivae import _model
+    from hpvade.models._training import Budget
 
-    monkeypatch.setattr(_model, "_STEPS", 45)
+    monkeypatch.setattr(hp.IVAE, "_budget", Budget(steps=45, least=10, most=400))
     model = embed(cells(), None)  # 3 minibatches per epoch
     assert len(model.history["train_loss"]) == 15

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField
 from scvi.model.base import UnsupervisedTrainingMixin
 
@@ -174,9 +173,7 @@ class HPVADE(
             CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
             CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def cell_types(self) -> list[str]:
@@ -519,8 +516,7 @@ class HPVADE(
         ValueError
             The model was loaded without data; a number is out of range.
         """
-        if self.adata is None:
-            raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
+        self._require_data()
         return simulate_from_cells(
             self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
             self._codes(REGISTRY_KEYS.LABELS_KEY),
