@@ -24,9 +24,9 @@ from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
 from ...solvers import robust
-from ...train._fit import check_options, fit, saved_split
+from ...train._fit import check_options, fit, run_seed, saved_split
 from ...train._runner import ResumableTrainRunner
-from ...train._splitter import split_cells, torch_rng
+from ...train._splitter import split_cells
 from .._base import BaseModel, VAEMethods, choose_device
 from ._calibration import CalibrationMethods
 from ._deconvolve import PRIOR_WEIGHT, deconvolve
@@ -248,11 +248,13 @@ class HPVADE(
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         simulation = self._simulation(simulation_kwargs or {})
-        rng = torch_rng()
+        seed = run_seed(ckpt_path)
+        split_rng = np.random.default_rng(seed)
+        (rng,) = split_rng.spawn(1)  # a resumed run draws no split
         types, donors = self._codes(REGISTRY_KEYS.LABELS_KEY), self._codes(REGISTRY_KEYS.SAMPLE_KEY)
         split = saved_split(self, ckpt_path)
         if split is None:
-            split = split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
+            split = split_cells(types, donors, split_rng, train_size=train_size, validation_size=validation_size)
         X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         data = TrainingData(
             X,
@@ -292,6 +294,7 @@ class HPVADE(
                 accelerator=accelerator,
                 devices=devices,
                 ckpt_path=ckpt_path,
+                seed=seed,
                 **trainer_kwargs,
             )
             self.module.network_trained.fill_(True)
