@@ -43,7 +43,6 @@ TESTED_ELSEWHERE = {
     "models/cycleae/_tables.py": "the tables that CycleAE returns, in models/cycleae/test_model.py",
     "models/cycleae/_translate.py": "CycleAE.translate_reference, in models/cycleae/test_model.py",
     "models/_encoding.py": "the file format, in models/test_base.py",
-    "models/_saving.py": "the file format, in models/test_base.py",
     "_figures/_palette.py": "the colours of pl/test_proportions.py",
     "models/cycleae/_cycle_plan.py": "CycleAE's steps, losses, tags and resuming, in models/cycleae/test_training.py",
     "evaluation/_align.py": "public as tl.compare, in tl/test_evaluate.py",

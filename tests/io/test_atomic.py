@@ -84,7 +84,7 @@ def test_a_folder_is_the_old_or_the_new_one_after_death_at_any_step(tmp_path):
             dies_at(step)
             with partial(target, inside=True) as part:
                 write(part, a="new", sub__c="new", sub__d="new")
-                install_folder(part, target, remove=["b"])
+                install_folder(part, target, remove=lambda: ["b"])
 
         died += child(task) == -signal.SIGKILL
         seen = {name: find(target, name).read_text() for name in old | new if find(target, name).exists()}
@@ -92,7 +92,7 @@ def test_a_folder_is_the_old_or_the_new_one_after_death_at_any_step(tmp_path):
         assert seen in ({"a": "old", "sub/c": "old"}, new) and (target / "mine").exists()
         with partial(target, inside=True) as part:
             write(part, a="next", sub__c="next", sub__d="next")
-            install_folder(part, target, remove=["b"])
+            install_folder(part, target, remove=lambda: ["b"])
         expected = dict.fromkeys(new, "next") | {"mine": "mine"}
         assert read(target) == expected
         assert sorted(p.name for p in target.iterdir()) == ["a", "mine", "sub"]

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from ._io import complete
+
 
 def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -> None:
     """Train, or go on from `checkpoint`, and write every result to `output`."""
@@ -35,8 +37,9 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         **{name: settings[name] for name in ("activation", "scale", "nonnegative")},
     )
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    (output / "metadata_field_specs.json").write_text(json.dumps(data.specs, indent=1) + "\n", encoding="utf-8")
+    for name, document in {"config.json": settings, "metadata_field_specs.json": data.specs}.items():
+        with complete(output / name) as part:
+            part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if not (output / "metadata_vocab.json").exists():
         shutil.copyfile(settings["vocab"], output / "metadata_vocab.json")
     model.train(
@@ -51,7 +54,8 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         callbacks=[HistoryFile(output / "history.csv")],
         enable_progress_bar=progress,
     )
-    model.get_head_influence(datamodule=data).to_csv(output / "head_influence.csv")
+    with complete(output / "head_influence.csv") as part:
+        model.get_head_influence(datamodule=data).to_csv(part)
     model.save(output / "model")
 
 

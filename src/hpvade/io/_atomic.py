@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -21,7 +21,7 @@ except ImportError:  # Windows: nothing is locked, and what is left behind is re
 
 PREFIX = ".hpvade-partial-"
 NEW = ".hpvade-new"
-_REMOVE = ".remove.json"  # names in the target that the new content ends
+_REMOVE, _OLD = ".remove.json", ".old"  # names in the target that the new content ends; what was replaced
 _STALE_SECONDS = 86_400
 
 
@@ -59,10 +59,11 @@ def install_file(source, target) -> None:
     flush(target.parent)
 
 
-def install_folder(source, target, *, overwrite: bool = True, remove: Sequence[str] = ()) -> None:
+def install_folder(source, target, *, overwrite: bool = True, remove: Callable[[], Sequence[str]] = tuple) -> None:
     """Put a folder in the place of `target`; where that exists, in one step into it.
 
-    Files of the same name are replaced, those named in `remove` end, others stay.
+    Files of the same name are replaced, those that `remove` names end, others stay. `remove` is called when no other
+    writer of this package can change `target`, and may raise to stop.
 
     Raises
     ------
@@ -83,23 +84,25 @@ def install_folder(source, target, *, overwrite: bool = True, remove: Sequence[s
     if not overwrite:
         raise FileExistsError(f"{target} exists. Choose another folder, or pass overwrite=True.")
     _refuse_other_kinds(source, target)
-    gone = [name for name in remove if not (source / name).exists()]
-    (source / _REMOVE).write_text(json.dumps(gone))
-    flush(source / _REMOVE)
-    flush(source)
     with locked(target):
         _finish(target)
+        gone = [name for name in remove() if not (source / name).exists()]
+        (source / _REMOVE).write_text(json.dumps(gone))
+        flush(source / _REMOVE)
+        flush(source)
         os.rename(source, target / NEW)
         flush(target)
-        _finish(target)
+        try:
+            _finish(target)
+        except BaseException:
+            os.rename(target / NEW, source)
+            raise
 
 
 def finish(target) -> None:
     """Complete what a writer that died had committed to the folder `target`."""
-    target = Path(target)
-    if (target / NEW).is_dir():
-        with locked(target):
-            _finish(target)
+    with locked(target):
+        _finish(Path(target))
 
 
 def find(folder, name: str) -> Path:
@@ -123,13 +126,13 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against other writers of this package."""
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+def locked(folder, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder, if it is there, against other writers of this package; `shared` with other readers."""
+    handle = None if fcntl is None or not Path(folder).is_dir() else os.open(folder, os.O_RDONLY)
     try:
         if handle is not None:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         if handle is not None:
@@ -137,22 +140,36 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _finish(target: Path) -> None:
-    new = target / NEW
+    """Move everything from the committed folder to its place; what it replaces moves out of the way."""
+    new, done = target / NEW, []
     if not new.is_dir():
         return
     note = new / _REMOVE
-    if note.exists():
-        for name in json.loads(note.read_text()):
-            (target / name).unlink(missing_ok=True)
-        note.unlink()
-    for path in sorted(new.rglob("*")):
-        if path.is_dir():
-            (target / path.relative_to(new)).mkdir(exist_ok=True)
-    for path in sorted(new.rglob("*")):
-        if not path.is_dir():
-            os.replace(path, target / path.relative_to(new))
+    gone = json.loads(note.read_text()) if note.exists() else []
+    (new / _OLD).mkdir(exist_ok=True)
+    coming = [path.relative_to(new) for path in sorted(new.rglob("*"))]
+    coming = [name for name in coming if name.parts[0] not in (_REMOVE, _OLD)]
+    try:
+        for name in [*coming, *map(Path, gone)]:
+            if (new / name).is_dir():
+                (target / name).mkdir(exist_ok=True)
+                (new / _OLD / name).mkdir(exist_ok=True)
+                continue
+            if (target / name).exists():
+                _rename(target / name, new / _OLD / name, done)
+            if (new / name).exists():
+                _rename(new / name, target / name, done)
+    except BaseException:  # an error, not death: back to what was there
+        for source, place in reversed(done):
+            os.replace(place, source)
+        raise
     flush(target)
     shutil.rmtree(new)
+
+
+def _rename(source: Path, place: Path, done: list[tuple[Path, Path]]) -> None:
+    os.replace(source, place)
+    done.append((source, place))
 
 
 def _refuse_other_kinds(source: Path, target: Path) -> None:

@@ -1,6 +1,9 @@
 """What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rich.pretty  # noqa: F401  scvi's view methods use it without importing it
@@ -10,7 +13,8 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
-from ._saving import load_tensors, read_data, read_document, read_tensors, write_model
+from ..io._atomic import locked
+from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
 
@@ -133,22 +137,28 @@ class BaseModel(BaseModelClass):
         if not (adata is None or adata is False or isinstance(adata, AnnData | MuData)):
             raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData (or MuData), None or False.")
         device, prefix = choose_device(accelerator, device), prefix or ""
-        document = read_document(dir_path, prefix)
-        if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
-            raise ValueError(
-                f"{dir_path} holds a {document['class_name']}, not a {cls.__name__}. Use "
-                f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
-            )
-        tensors = read_tensors(dir_path, prefix, document)
-        adata = read_data(dir_path, document) if adata is None else None if adata is False else adata
+        with locked(dir_path, shared=True):  # no other process changes it in between
+            document = read_document(dir_path, prefix)
+            if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
+                raise ValueError(
+                    f"{dir_path} holds a {document['class_name']}, not a {cls.__name__}. Use "
+                    f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
+                )
+            tensors = read_tensors(dir_path, prefix, document)
+            own = adata is None  # the cells are those of the folder, not the user's
+            adata = read_data(dir_path, document) if own else None if adata is False else adata
         registry, attributes = document["registry_"], document["attributes"]
         if adata is not None:
             refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
-            setup = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
-            setup(adata, source_registry=registry, **registry["setup_args"])
-        model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
-        for name, value in attributes.items():
-            setattr(model, name, value)
+            with _named(dir_path, cls, all_errors=own):
+                setup = getattr(cls, registry["setup_method_name"])  # one of the two that there are
+                setup(adata, source_registry=registry, **registry["setup_args"])
+        with _named(dir_path, cls):
+            model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
+            for name, value in attributes.items():
+                if not name.isidentifier() or name.startswith("_") or name[-1] != "_" or hasattr(cls, name):
+                    raise ValueError(f"{name!r} is no attribute of a saved model.")
+                setattr(model, name, value)
         if hasattr(model.module, "on_load"):
             model.module.on_load(model, pyro_param_store=None)
         load_tensors(model.module, tensors, dir_path)
@@ -355,6 +365,20 @@ def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model:
         f"adata.var_names holds the genes of the model {what}. They are not reordered silently: use "
         f"`model_var_names = {model}.get_var_names(); adata = adata[:, model_var_names].copy()`."
     )
+
+
+@contextlib.contextmanager
+def _named(dir_path, cls: type, *, all_errors: bool = True) -> Iterator[None]:
+    """Turn an error that values in a model's file lead to into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if not all_errors:
+            raise
+        raise ValueError(
+            f"the values in {Path(dir_path) / JSON_FILE} do not make a {cls.__name__}: {error} Use an unchanged copy, "
+            "or the version of hpvade that saved it (`hpvade_version` in the file)."
+        ) from error
 
 
 def _refuse(method: str, **arguments) -> None:

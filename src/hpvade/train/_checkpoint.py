@@ -42,15 +42,35 @@ class SealedCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
         """Write a checkpoint beside `path`, flush it, and rename it."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        with partial(path) as part:
-            part.write_bytes(_sealed(buffer.getvalue()))
-            install_file(part, path)
+        write_sealed(checkpoint, path)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
         """Read a checkpoint; see :func:`read_checkpoint`."""
         return read_checkpoint(path)
+
+
+def write_sealed(document: dict, path) -> None:
+    """Write a file of `torch.save` with its checksum: beside `path`, flushed, and renamed."""
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    data = buffer.getvalue()
+    # the comment of a zip file stands at its end, its length in the two bytes before
+    comment = _MARK + hashlib.sha256(data).hexdigest().encode()
+    with partial(path) as part:
+        part.write_bytes(data[:-2] + len(comment).to_bytes(2, "little") + comment)
+        install_file(part, path)
+
+
+def unsealed(path) -> tuple[bytes, bool]:
+    """Content of a file, and whether it has a checksum; ValueError that names the file when that differs."""
+    payload = Path(path).read_bytes()
+    body, comment = payload[:-_LENGTH], payload[-_LENGTH:]
+    if not comment.startswith(_MARK) or body[-2:] != _LENGTH.to_bytes(2, "little"):
+        return payload, False
+    data = body[:-2] + b"\0\0"
+    if hashlib.sha256(data).hexdigest().encode() != comment[len(_MARK) :]:
+        raise ValueError(f"{path} was changed after it was written (its checksum differs). Use an unchanged copy.")
+    return data, True
 
 
 def read_checkpoint(path) -> dict:
@@ -65,15 +85,11 @@ def read_checkpoint(path) -> dict:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"ckpt_path={str(path)!r} is not a file; expected a checkpoint to resume.")
-    payload = Path(path).read_bytes()
-    body, comment = payload[:-_LENGTH], payload[-_LENGTH:]
-    if not comment.startswith(_MARK) or body[-2:] != _LENGTH.to_bytes(2, "little"):
+    data, is_sealed = unsealed(path)
+    if not is_sealed:
         raise ValueError(
-            f"{path} ({len(payload)} bytes) is truncated, or no checkpoint of hpvade: its checksum is missing. {_STEPS}"
+            f"{path} ({len(data)} bytes) is truncated, or no checkpoint of hpvade: its checksum is missing. {_STEPS}"
         )
-    data = body[:-2] + b"\0\0"
-    if hashlib.sha256(data).hexdigest().encode() != comment[len(_MARK) :]:
-        raise ValueError(f"{path} was changed after it was written (its checksum differs). Use an unchanged copy.")
     try:
         document = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -187,12 +203,6 @@ def _rows(earlier: dict[str, pd.DataFrame] | None, trainer) -> dict[str, dict[in
     for name, value in trainer.callback_metrics.items():
         found.setdefault(name, {}).setdefault(trainer.current_epoch, float(value))
     return {name: {int(epoch): value for epoch, value in rows.items()} for name, rows in found.items()}
-
-
-def _sealed(data: bytes) -> bytes:
-    # the comment of a zip file stands at its end, its length in the two bytes before
-    comment = _MARK + hashlib.sha256(data).hexdigest().encode()
-    return data[:-2] + len(comment).to_bytes(2, "little") + comment
 
 
 def _name(key: str) -> str:
