@@ -7,7 +7,7 @@ from pathlib import Path
 from ._io import complete
 
 
-def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -> None:
+def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool, allow_pickle: bool) -> None:
     """Train, or go on from `checkpoint`, and write every result to `output`."""
     import scvi
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,6 +24,7 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         meta_glob=settings["meta_glob"],
         vocab=settings["vocab"],
         specs=_included(Path(settings["specs"]), settings["include"]),
+        allow_pickle=allow_pickle,
         **{
             name: settings[name]
             for name in ("genes", "split_by", "missing", "num_workers", "prefetch_factor")
