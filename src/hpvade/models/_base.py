@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from ..io._atomic import locked
+from ._manager import forget_with, weak
 from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
@@ -215,6 +216,19 @@ class BaseModel(BaseModelClass):
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
+    @classmethod
+    def register_manager(cls, adata_manager: AnnDataManager) -> None:
+        """Keep the manager of a setup for as long as its data live, see scvi-tools."""
+        _keep(cls._setup_adata_manager_store, weak(adata_manager))
+
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
+        """Keep a manager of this model for as long as the model and the data live."""
+        store = type(self)._per_instance_manager_store
+        if self.id not in store:
+            store[self.id] = {}
+            forget_with(self, store, self.id)
+        _keep(store[self.id], weak(adata_manager))
+
     def _require_data(self) -> AnnData | MuData:
         """Return the data of the model; ValueError when it was loaded without."""
         if self.adata is None:
@@ -386,6 +400,14 @@ def _refuse(method: str, **arguments) -> None:
         raise ValueError(
             f"{method}() does not use {', '.join(given)}: hpvade's files are not made by torch.save. Omit."
         )
+
+
+def _keep(store: dict, manager: AnnDataManager) -> None:
+    """Put a manager into one of scvi-tools' stores, until its data are freed."""
+    earlier = store.get(manager.adata_uuid)
+    store[manager.adata_uuid] = manager
+    if earlier is None or earlier.adata is not manager.adata:
+        forget_with(manager.adata, store, manager.adata_uuid)
 
 
 def _init_arguments(init_params: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import lightning.pytorch as lp
 import numpy as np
@@ -128,7 +129,7 @@ def fit(
             "early_stopping=True needs validation cells, and there are none. Use train_size below 1, or "
             "early_stopping=False."
         )
-    callbacks = [RunState(describe or (lambda: fingerprint(model)), seed)]
+    callbacks = [RunState(describe or partial(fingerprint, model), seed)]
     callbacks += trainer_kwargs.pop("callbacks", None) or []
     if validated:
         callbacks += [KeepBest(), *([ConstantPredictorAlarm()] if alarm else [])]

@@ -1,0 +1,50 @@
+"""Registered data that can be freed: scvi-tools keeps every manager, and with it every AnnData, in the class."""
+
+import weakref
+
+from anndata import AnnData
+from mudata import MuData
+from scvi.data import AnnDataManager
+
+
+class WeakManager(AnnDataManager):
+    """`scvi.data.AnnDataManager` that does not keep its data alive; the model keeps its own, the user the rest."""
+
+    _data = None
+
+    @property
+    def adata(self) -> AnnData | MuData | None:
+        """The registered data, or None before registration and after the data are gone."""
+        return None if self._data is None else self._data()
+
+    @adata.setter
+    def adata(self, adata: AnnData | MuData | None) -> None:
+        self._data = None if adata is None else weakref.ref(adata)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_data": self.adata}
+
+    def __setstate__(self, state: dict) -> None:
+        # a copy, in a worker process perhaps, where nobody else may keep the data
+        self.__dict__.update(state | {"_kept": state["_data"]})
+        self.adata = state["_data"]
+
+
+def weak(manager: AnnDataManager) -> AnnDataManager:
+    """Make a manager let go of its data."""
+    if type(manager) is AnnDataManager:
+        adata = manager.__dict__.pop("adata")
+        manager.__class__ = WeakManager
+        manager.adata = adata
+    return manager
+
+
+def forget_with(owner, store: dict, key: str) -> None:
+    """Remove an entry of one of scvi-tools' stores when `owner` is freed: a model's, or a manager's whose data went."""
+    weakref.finalize(owner, _forget, store, key).atexit = False
+
+
+def _forget(store: dict, key: str) -> None:
+    entry = store.get(key)
+    if isinstance(entry, dict) or (entry is not None and entry.adata is None):  # else a copy has taken its place
+        del store[key]
