@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 
@@ -102,6 +103,22 @@ def test_a_deleted_copy_does_not_confuse_the_next(cells, families):
     for _ in range(3):  # each copy has the key of the model's own data
         np.testing.assert_array_equal(model.get_latent_representation(model.adata.copy()), expected)
         gc.collect()
+
+
+def test_categories_without_cells_are_none_of_the_model(family, cells):
+    adata = cells.copy()
+    for column in ("cell_type", "condition", "tissue"):
+        values = adata.obs[column].astype("category")
+        adata.obs[column] = values.cat.add_categories("ghost").cat.reorder_categories(["ghost", *values.cat.categories])
+    given = adata.obs.copy()
+    model = family(adata)
+    assert "ghost" not in str(model.registry["field_registries"])
+    pd.testing.assert_frame_equal(adata.obs[given.columns], given)  # the user's columns stay
+    before = str(model.registry["field_registries"])
+    type(model)._setup_adata_manager_store.clear()
+    family(adata)  # another setup of the same cells: scvi-tools registers again for the first model
+    model._validate_anndata()
+    assert str(model.registry["field_registries"]) == before
 
 
 def resident() -> float:

@@ -14,7 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from ..io._atomic import locked
-from ._manager import forget_with, weak
+from ._manager import WeakManager, forget_with, weak
 from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
@@ -212,7 +212,7 @@ class BaseModel(BaseModelClass):
     @classmethod
     def _register(cls, adata: AnnData | MuData, fields: list, setup_method_args: dict, **kwargs) -> None:
         """Register checked data, the last step of a setup; `kwargs` are those of the setup."""
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = WeakManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 

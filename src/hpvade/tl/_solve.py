@@ -16,6 +16,7 @@ from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, read_bulk
+from ..io._names import make_writable
 from ..io._rows import pick_matrix
 from ..reference._cell_size import cell_sizes
 from ..reference._checks import check_reference, check_signature
@@ -165,6 +166,7 @@ def solve(
     result.obsm[key] = table(rna / sizes if fractions == "cell" else rna)
     result.obsm[Keys.rna(key)] = table(rna)
     result.obsm[Keys.nnls(key)] = table(baseline)
+    make_writable(result.obsm, (key, Keys.rna(key), Keys.nnls(key)))
     result.uns[key] = {
         "hpvade_version": version("hpvade"),
         "method": method,

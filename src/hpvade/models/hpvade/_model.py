@@ -17,6 +17,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing
+from ...io._names import rows_of, writable
 from ...io._rows import use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
@@ -301,7 +302,7 @@ class HPVADE(
         self._describe(data.whole_signature)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
-        self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix()
+        self.adata.varm[Keys.SIGNATURES] = writable(self.get_signature_matrix())
 
     def deconvolve(
         self,
@@ -415,7 +416,7 @@ class HPVADE(
         scratch = bulk_adata.copy()
         key = truth if isinstance(truth, str) else Keys.TRUE_PROPORTIONS
         if not isinstance(truth, str):
-            scratch.obsm[key] = truth.loc[scratch.obs_names]
+            scratch.obsm[key] = truth.iloc[rows_of(truth, scratch.obs_names, "truth")]
         self.deconvolve(scratch, **kwargs)
         return evaluate(scratch, key, prediction_key=kwargs.get("key_added", Keys.PROPORTIONS))
 
