@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from .._keys import Keys
 from .._text import listed
-from ..io._names import named
+from ..evaluation._align import named
 
 
 def signatures(
