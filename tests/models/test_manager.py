@@ -89,6 +89,16 @@ def test_copies_of_a_model_keep_their_data(how, cells, families):
     np.testing.assert_array_equal(copied.get_latent_representation(), expected)
 
 
+def test_who_holds_the_manager_of_a_model_keeps_its_data(cells, families):
+    manager = families["ivae"](cells.copy()).adata_manager
+    gc.collect()
+    assert manager.get_from_registry("X").shape == (90, 20)
+    watched = weakref.ref(manager.adata)
+    del manager
+    gc.collect()
+    assert watched() is None
+
+
 def test_a_copied_manager_keeps_its_data(cells):
     adata = cells.copy()
     hp.IVAE.setup_anndata(adata)

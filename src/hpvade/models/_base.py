@@ -14,7 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from ..io._atomic import locked
-from ._manager import WeakManager, forget_with, weak
+from ._manager import WeakManager, forget_with, keeping, weak
 from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
@@ -215,6 +215,11 @@ class BaseModel(BaseModelClass):
         manager = WeakManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @property
+    def adata_manager(self) -> AnnDataManager | None:
+        """Manager of the model's data, see scvi-tools; who holds it keeps the data."""
+        return None if self._adata_manager is None else keeping(self._adata_manager)
 
     @classmethod
     def register_manager(cls, adata_manager: AnnDataManager) -> None:

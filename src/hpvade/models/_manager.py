@@ -1,6 +1,7 @@
 """Registration: data that can be freed, which scvi-tools keeps in the class for good, and categories that occur."""
 
 import contextlib
+import copy
 import weakref
 from collections.abc import Iterator
 
@@ -41,8 +42,14 @@ class WeakManager(AnnDataManager):
         self.adata = state["_data"]
 
 
+def keeping(manager: WeakManager) -> WeakManager:
+    """The same manager for one who holds it: it keeps its data."""
+    return copy.copy(manager)
+
+
 def weak(manager: AnnDataManager) -> AnnDataManager:
     """Make a manager let go of its data."""
+    manager.__dict__.pop("_kept", None)
     if type(manager) is AnnDataManager:
         adata = manager.__dict__.pop("adata")
         manager.__class__ = WeakManager
