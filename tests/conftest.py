@@ -121,3 +121,71 @@ def _assert_equal(found, expected, where):
         np.testing.assert_array_equal(found, expected, err_msg=where, strict=True)
     else:
         assert found == expected, where
+
+
+# ---------------------------------------------------------------- one small model of every family, from the same cells
+
+
+def _hpvade(adata, **options):
+    hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="tissue")
+    return hp.HPVADE(adata, **{"n_hidden": 8, "n_latent": 3} | options)
+
+
+def _literal(adata):
+    hp.HPVADE.setup_anndata(adata, labels_key="cell_type")
+    return hp.HPVADE(adata, preset="spec")
+
+
+def _ivae(adata):
+    hp.IVAE.setup_anndata(adata, labels_key="cell_type")
+    return hp.IVAE(adata, n_hidden=8, n_latent=3)
+
+
+def _cvae(adata):
+    hp.ConditionalVAE.setup_anndata(
+        adata, "cell_type", perturbation_key="condition", control_category="condition_0", experiment_key="tissue"
+    )
+    return hp.ConditionalVAE(adata, n_latent=3, hidden_dims=(8,))
+
+
+def _cycleae(adata):
+    hp.CycleAE.setup_anndata(adata, ["condition", "tissue"])
+    return hp.CycleAE(adata, n_latent=4)
+
+
+def _ambient(adata):
+    hp.AmbientRegularizedSCVI.setup_anndata(adata, batch_key="tissue")
+    return hp.AmbientRegularizedSCVI(adata, n_hidden=8, n_latent=3)
+
+
+def _multimodal(adata):
+    from mudata import MuData
+
+    other = adata.copy()
+    other.var_names = [f"peak_{name}" for name in other.var_names]
+    mdata = MuData({"rna": adata, "atac": other})
+    hp.RegularizedMultimodalVI.setup_mudata(mdata, batch_key="tissue")
+    return hp.RegularizedMultimodalVI(mdata, n_hidden=8, n_latent=3)
+
+
+_FAMILIES = {
+    "hpvade": _hpvade,
+    "literal": _literal,
+    "ivae": _ivae,
+    "cvae": _cvae,
+    "cycleae": _cycleae,
+    "ambient": _ambient,
+    "multimodal": _multimodal,
+}
+
+
+@pytest.fixture(scope="session")
+def families():
+    """Functions by family that set up cells of `planted_contexts` and return a small, untrained model of them."""
+    return _FAMILIES
+
+
+@pytest.fixture(params=_FAMILIES, scope="session")
+def family(request):
+    """Each of `families` in turn."""
+    return _FAMILIES[request.param]

@@ -23,7 +23,7 @@ def run():
 def files(tmp_path_factory):
     """A planted reference and its bulk as files, and the truth as CSV."""
     folder = tmp_path_factory.mktemp("planted")
-    reference, bulk = hp.datasets.planted_cohort(n_types=3, n_genes=120, n_cells=240, n_samples=6, seed=3)
+    reference, bulk = hp.datasets.planted_cohort(n_types=3, n_genes=200, n_cells=240, n_samples=6, seed=3)
     paths = SimpleNamespace(folder=folder, ref=folder / "ref.h5ad", bulk=folder / "bulk.h5ad", truth=folder / "t.csv")
     reference.write_h5ad(paths.ref)
     bulk.write_h5ad(paths.bulk)

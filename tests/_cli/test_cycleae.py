@@ -20,7 +20,7 @@ def chunks(tmp_path_factory):
     adata.obs["treated"] = np.arange(120) % 2 == 0
     for i, part in enumerate((adata[:70], adata[70:])):
         sparse.save_npz(folder / f"human_counts_{i}.npz", sparse.csr_matrix(part.X))
-        part.obs.to_pickle(folder / f"human_metadata_{i}.pkl")
+        part.obs.to_csv(folder / f"human_metadata_{i}.csv", index=False)
     (folder / "genes.txt").write_text("\n".join(adata.var_names) + "\n")
     adata.write_h5ad(folder / "cells.h5ad")
     return folder
@@ -28,7 +28,7 @@ def chunks(tmp_path_factory):
 
 def preprocess(run, chunks, target, *more, **kwargs):
     fields = ["--include", "tissue", "--include", "treated"]
-    options = ["--data-dir", chunks, "--pattern", "human_metadata_*.pkl", "--save-dir", target]
+    options = ["--data-dir", chunks, "--pattern", "human_metadata_*.csv", "--save-dir", target]
     return run("cycleae", "preprocess", *options, *fields, *more, **kwargs)
 
 
@@ -36,7 +36,7 @@ def settings(chunks, specs, output, **changes):
     return {
         "data_dir": str(chunks),
         "expr_glob": "human_counts_*.npz",
-        "meta_glob": "human_metadata_*.pkl",
+        "meta_glob": "human_metadata_*.csv",
         "vocab": str(specs / "metadata_vocab.json"),
         "specs": str(specs / "metadata_field_specs.json"),
         "genes": str(chunks / "genes.txt"),
@@ -58,6 +58,23 @@ def config(path, values):
 def specs(run, chunks, tmp_path):
     preprocess(run, chunks, tmp_path / "specs")
     return tmp_path / "specs"
+
+
+def test_pickles_need_a_flag(run, chunks, specs, tmp_path):
+    for path in chunks.glob("human_*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for path in tmp_path.glob("human_metadata_*.csv"):
+        pd.read_csv(path).to_pickle(path.with_suffix(".pkl"))
+    options = ["--data-dir", tmp_path, "--pattern", "human_metadata_*.pkl", "--save-dir", tmp_path / "out"]
+    refused = run("cycleae", "preprocess", *options, "--include", "tissue", code=1)
+    assert "is a pickle" in refused.stderr and "--allow-pickle" in refused.stderr and not (tmp_path / "out").exists()
+    run("cycleae", "preprocess", *options, "--include", "tissue", "--allow-pickle")
+    values = settings(tmp_path, specs, tmp_path / "run", num_epochs=1, meta_glob="human_metadata_*.pkl")
+    values["genes"] = str(chunks / "genes.txt")
+    path = config(tmp_path / "run.yaml", values)
+    assert "is a pickle" in run("cycleae", "train", "--config", path, code=1).stderr
+    run("cycleae", "train", "--config", path, "--allow-pickle")
+    assert (tmp_path / "run" / "model" / "model.json").exists()
 
 
 def test_ca_13_preprocess_writes_both_files_and_a_dry_run_nothing(run, chunks, tmp_path):

@@ -137,7 +137,7 @@ def test_tables_give_the_same_as_h5ad_files(run, files, model, tmp_path):
     bulk, reference = ad.read_h5ad(files.bulk), ad.read_h5ad(files.ref)
     bulk.to_df().T.to_csv(tmp_path / "bulk.tsv.gz", sep="\t", index_label="gene")
     result = run("deconvolve", tmp_path / "bulk.tsv.gz", "--model", model, "-o", tmp_path / "p.csv")
-    assert "note: bulk.tsv.gz: 6 x 120 genes; fields separated by tabs" in result.stderr
+    assert "note: bulk.tsv.gz: 6 x 200 genes; fields separated by tabs" in result.stderr
     run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "q.csv")
     np.testing.assert_allclose(read_table(tmp_path / "p.csv"), read_table(tmp_path / "q.csv"), rtol=0, atol=1e-6)
     reference.to_df().to_csv(tmp_path / "cells.csv", index_label="cell")

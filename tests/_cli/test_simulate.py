@@ -8,9 +8,9 @@ def test_hp25_simulate_writes_counts_and_truth(run, files, tmp_path):
     options = ["--labels-key", "cell_type", "--n-samples", 5, "--n-cells", 50, "--seed", 4]
     outputs = ["-o", tmp_path / "b.h5ad", "--truth", tmp_path / "t.csv"]
     result = run("simulate", files.ref, *outputs, *options)
-    assert f"{tmp_path / 'b.h5ad'}: 5 samples x 120 genes, 50 cells each." in result.stdout
+    assert f"{tmp_path / 'b.h5ad'}: 5 samples x 200 genes, 50 cells each." in result.stdout
     bulk = ad.read_h5ad(tmp_path / "b.h5ad")
-    assert bulk.shape == (5, 120)
+    assert bulk.shape == (5, 200)
     truth = bulk.obsm["proportions"].to_numpy()
     # realised fractions: whole numbers of cells
     np.testing.assert_allclose(50 * truth, np.round(50 * truth), atol=1e-4)

@@ -201,6 +201,9 @@ def test_nested_type_names_warn(small, large):
         ["Naive CD4 T", "Memory CD4 T", "CD14+ Mono", "B", "CD8 T", "FCGR3A+ Mono", "NK", "DC", "Platelet"],
         ["CD16- Mono", "CD16+ classical Mono", "pDC", "DC", "NKT", "T"],
         ["CD4 T cells", "CD8 T cells", "NK cells", "Dendritic cells"],
+        ["0,0", "0,1", "1", "2"],  # clusters of clusters
+        ["0.0", "1.0", "2.0", "10.0"],
+        ["7", "C7", "0", "C0_7"],
     ],
 )
 def test_sibling_type_names_are_silent(labels):

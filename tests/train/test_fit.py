@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hpvade.models.hpvade._splitter import TwoStreamSplitter
-from hpvade.train._fit import check_options, fit, saved_split
+from hpvade.train._checkpoint import SealedCheckpoints
+from hpvade.train._fit import check_options, fit, run_seed, saved_split
 
 
 def test_options_of_scvi_and_lightning_pass():
@@ -49,14 +50,13 @@ def test_trained_model_keeps_its_split():
     assert [part.tolist() for part in split] == [list(range(8)), [8], [9]]
 
 
-def test_split_of_a_checkpoint(tmp_path):
-    parts = {"train_idx": [0, 2, 4], "val_idx": [1, 3], "test_idx": []}
-    torch.save({"TwoStreamSplitter": parts}, tmp_path / "a.ckpt")
-    split = saved_split(model(n_obs=5), tmp_path / "a.ckpt")
-    assert [part.tolist() for part in split] == [[0, 2, 4], [1, 3], []]
-    assert all(part.dtype == np.int64 for part in split)
-    with pytest.raises(ValueError, match="made with 5 cells, this reference has 10"):
-        saved_split(model(), tmp_path / "a.ckpt")
+def test_seed_of_a_checkpoint_else_a_new_one_from_torch(tmp_path):
+    SealedCheckpoints().save_checkpoint({"hpvade": {"seed": 5}}, tmp_path / "a.ckpt")
+    assert run_seed(tmp_path / "a.ckpt") == 5
+    torch.manual_seed(1)
+    expected = int(torch.randint(2**62, ()))
+    torch.manual_seed(1)
+    assert run_seed(None) == expected
 
 
 def splitter(n_val):

@@ -13,6 +13,7 @@ import scvi
 import torch
 
 from hpvade.train._callbacks import KeepBest, checkpoint_callbacks
+from hpvade.train._checkpoint import SealedCheckpoints
 from hpvade.train._runner import ResumableTrainRunner, merge_history
 
 
@@ -258,9 +259,12 @@ def test_checkpoint_that_holds_code_is_refused(model, tmp_path):
 
             return (os.mkdir, (str(tmp_path / "executed"),))
 
-    torch.save({"state_dict": Payload()}, tmp_path / "last.ckpt")
     before = copy(model.module)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    torch.save({"state_dict": Payload()}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt .* no checkpoint of hpvade"):
+        train(model, 1, ckpt_path=tmp_path / "last.ckpt")
+    SealedCheckpoints().save_checkpoint({"state_dict": Payload()}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt holds no tensors and plain values"):
         train(model, 1, ckpt_path=tmp_path / "last.ckpt")
     assert not (tmp_path / "executed").exists()
     assert equal(copy(model.module), before)

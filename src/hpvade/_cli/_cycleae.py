@@ -26,6 +26,10 @@ _Model = Annotated[
 ]
 _Data = Annotated[Path, typer.Option("--data", metavar="F.h5ad", help="Cells x genes, raw counts.", show_default=False)]
 
+_AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Also read metadata in .pkl, which execute code: only your own.")
+]
+
 
 def preprocess(
     data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the metadata files.", show_default=False)],
@@ -40,12 +44,11 @@ def preprocess(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print one line per field.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and describe, write nothing.")] = False,
+    allow_pickle: _AllowPickle = False,
 ) -> None:
     """Describe the metadata columns of many files, and number their values.
 
-    Example: `hpvade cycleae preprocess --data-dir chunks --pattern "meta_*.pkl" --include tissue --save-dir specs`
-
-    Pickled files can execute code when they are read: name only your own.
+    Example: `hpvade cycleae preprocess --data-dir chunks --pattern "meta_*.csv" --include tissue --save-dir specs`
     """
     check_input(data_dir, folder=True)
     files = sorted(data_dir.glob(pattern))
@@ -60,7 +63,7 @@ def preprocess(
         fields += [line.strip() for line in include_file.read_text("utf-8").splitlines() if line.strip()]
     from ..models.cycleae._contexts import build_context_specs, vocab_to_json
 
-    vocab, specs = build_context_specs(files, fields, ignore=ignore_column or ())
+    vocab, specs = build_context_specs(files, fields, ignore=ignore_column or (), allow_pickle=allow_pickle)
     if verbose or dry_run:
         for name, spec in specs.items():
             used = "used" if spec["using"] else "not used"
@@ -113,6 +116,7 @@ def train(
     seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed; 0.")] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, gpu or mps; auto.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")] = False,
+    allow_pickle: _AllowPickle = False,
 ) -> None:
     """Train on chunks of cells.
 
@@ -121,7 +125,7 @@ def train(
     The folder of results holds model/, tensorboard/, checkpoints/, history.csv, head_influence.csv, config.json and
     the two metadata files. An interrupted run goes on with --resume.
     """
-    given = {name: value for name, value in locals().items() if name not in ("config", "resume")}
+    given = {name: value for name, value in locals().items() if name not in ("config", "resume", "allow_pickle")}
     if config is not None:
         check_input(config)
     settings = read_config(config, given)
@@ -135,7 +139,8 @@ def train(
         check_folder(output, overwrite=False, hint="Choose another folder, or pass --resume to go on with its run.")
     from ._cycleae_run import run
 
-    run(settings, output, last if resume and last.exists() else None, sys.stdout.isatty())
+    checkpoint = last if resume and last.exists() else None
+    run(settings, output, checkpoint, progress=sys.stdout.isatty(), allow_pickle=allow_pickle)
     typer.echo(f"{output}: trained for {settings['num_epochs']} epochs.")
 
 

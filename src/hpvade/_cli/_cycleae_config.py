@@ -9,7 +9,7 @@ EDIT = "EDIT_ME"
 REQUIRED = {
     "data_dir": "folder with the chunks",
     "expr_glob": "pattern of the expression files in it, such as human_counts_*.npz",
-    "meta_glob": "pattern of the metadata files, such as human_metadata_*.pkl (pickles execute code: only your own)",
+    "meta_glob": "pattern of the metadata files, such as human_metadata_*.csv (.pkl needs --allow-pickle)",
     "vocab": "metadata_vocab.json of `hpvade cycleae preprocess`",
     "specs": "metadata_field_specs.json of `hpvade cycleae preprocess`",
     "output_dir": "folder for the results; it must not exist, unless the run is resumed",

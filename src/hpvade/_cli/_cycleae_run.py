@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+from ._io import complete
 
-def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -> None:
+
+def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool, allow_pickle: bool) -> None:
     """Train, or go on from `checkpoint`, and write every result to `output`."""
     import scvi
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -22,6 +24,7 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         meta_glob=settings["meta_glob"],
         vocab=settings["vocab"],
         specs=_included(Path(settings["specs"]), settings["include"]),
+        allow_pickle=allow_pickle,
         **{
             name: settings[name]
             for name in ("genes", "split_by", "missing", "num_workers", "prefetch_factor")
@@ -35,8 +38,9 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         **{name: settings[name] for name in ("activation", "scale", "nonnegative")},
     )
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    (output / "metadata_field_specs.json").write_text(json.dumps(data.specs, indent=1) + "\n", encoding="utf-8")
+    for name, document in {"config.json": settings, "metadata_field_specs.json": data.specs}.items():
+        with complete(output / name) as part:
+            part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if not (output / "metadata_vocab.json").exists():
         shutil.copyfile(settings["vocab"], output / "metadata_vocab.json")
     model.train(
@@ -51,7 +55,8 @@ def run(settings: dict, output: Path, checkpoint: Path | None, progress: bool) -
         callbacks=[HistoryFile(output / "history.csv")],
         enable_progress_bar=progress,
     )
-    model.get_head_influence(datamodule=data).to_csv(output / "head_influence.csv")
+    with complete(output / "head_influence.csv") as part:
+        model.get_head_influence(datamodule=data).to_csv(part)
     model.save(output / "model")
 
 

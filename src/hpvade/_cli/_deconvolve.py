@@ -106,6 +106,7 @@ def deconvolve(
         check_folder(save_model, overwrite=False)
     check_exists(files[-1])
     from .._keys import Keys
+    from ..io._names import named, writable  # loads pandas
     from ._fit import fit, load
 
     if model is None:
@@ -131,7 +132,7 @@ def deconvolve(
     if intervals:
         bounds = trained.get_proportion_intervals(bulk, fractions=fractions.value, **reading)
         for bound in ("lower", "upper"):
-            bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = bounds.xs(bound, axis=1, level="bound")
+            bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = writable(bounds.xs(bound, axis=1, level="bound"))
         bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
     with ExitStack() as stack:
         for path in output:
@@ -143,7 +144,7 @@ def deconvolve(
             else:
                 bulk.write_h5ad(partial)
         if nnls is not None:
-            write_table(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)], stack.enter_context(complete(nnls)))
+            write_table(named(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)]), stack.enter_context(complete(nnls)))
         if save_model is not None:
             trained.save(stack.enter_context(complete(save_model)))
     for path in output:

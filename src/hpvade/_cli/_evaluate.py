@@ -109,9 +109,10 @@ def _read_mapping(path: Path) -> dict[str, str]:
 
 def _nnls(model, bulk: "AnnData", layer: str | None, input_type: str) -> "pd.DataFrame":
     from .._keys import Keys
+    from ..io._names import named
 
     model.deconvolve(bulk, layer=layer, input_type=input_type)
-    return bulk.obsm[Keys.nnls(Keys.PROPORTIONS)]
+    return named(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)])
 
 
 def _aligned(

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..io._atomic import install_file, install_folder, partial
 from ._errors import UsageError, say
 
 if TYPE_CHECKING:
@@ -119,25 +119,21 @@ def _check_writable(folder: Path) -> None:
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
-    """A name to write a file or folder to; it moves to `path` when the block ends without an error.
+    """A name to write a file or folder to; it moves to `path` in one step when the block ends without an error.
 
-    Files of the same name are replaced; others that are in the folder `path` already stay.
+    Files of the same name are replaced, and those of an earlier model where a model was written; others that are in
+    the folder `path` already stay.
     """
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path if path.is_dir() else path.parent, prefix=".hpvade-") as folder:
-        partial = Path(folder) / path.name
-        yield partial
-        _move(partial, path)
+    with partial(path, inside=path.is_dir()) as part:
+        yield part
+        if not part.is_dir():
+            install_file(part, path)
+        elif (part / "model.json").is_file():
+            from ..models._saving import install_model
 
-
-def _move(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        os.replace(source, target)
-        return
-    target.mkdir(exist_ok=True)
-    for child in source.iterdir():
-        _move(child, target / child.name)
+            install_model(part, path)
+        else:
+            install_folder(part, path)
 
 
 def as_text(table: "pd.DataFrame") -> str:

@@ -43,6 +43,7 @@ def simulate(
         check_output(truth, ".csv")
     adata = read_reference(reference, obs)
     from .._keys import Keys
+    from ..io._names import named
     from ..pp import simulate_bulk
 
     bulk = simulate_bulk(
@@ -59,5 +60,5 @@ def simulate(
     with ExitStack() as stack:
         bulk.write_h5ad(stack.enter_context(complete(output)))
         if truth is not None:
-            write_table(bulk.obsm[Keys.TRUE_PROPORTIONS], stack.enter_context(complete(truth)))
+            write_table(named(bulk.obsm[Keys.TRUE_PROPORTIONS]), stack.enter_context(complete(truth)))
     typer.echo(f"{output}: {bulk.n_obs} samples x {bulk.n_vars} genes, {n_cells} cells each.")

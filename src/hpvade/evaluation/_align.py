@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._text import listed, warn
+from ..io._names import named
 
 
 def compare(
@@ -96,7 +97,7 @@ def table(bulk: AnnData, key: str) -> pd.DataFrame:
         raise TypeError(
             f"bulk.obsm[{key!r}] is a {type(value).__name__}; store a DataFrame with one named column per type."
         )
-    return value
+    return named(value)
 
 
 def predicted(*tables: pd.DataFrame) -> pd.DataFrame | tuple[pd.DataFrame, ...]:

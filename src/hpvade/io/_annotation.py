@@ -10,6 +10,8 @@ from ._text_tables import Cells, looks_numeric, to_numbers
 
 LANE = r"-\d+$"
 
+_NOTHING = {"", "NA", "NaN", "nan"}
+
 
 def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
     """Names of the cells and of the rows of `table` in one spelling, and the column that holds them."""
@@ -53,7 +55,10 @@ def read_obs(path: Path) -> pd.DataFrame:
 
 
 def read_numbers(path: Path) -> pd.DataFrame:
-    """A table of numbers with the names of its rows in the first column, such as proportions of samples."""
+    """A table of numbers with the names of its rows in the first column, such as proportions of samples.
+
+    A row without any number, which a skipped sample has, is NaN.
+    """
     kind = file_kind(path)
     if kind not in ("text", "xlsx"):
         raise ValueError(f"{path} is no table ({kind}); expected csv, tsv or xlsx with the names of samples first.")
@@ -66,5 +71,7 @@ def read_numbers(path: Path) -> pd.DataFrame:
     for index, what in ((names, "sample"), (columns, "column")):
         if index.has_duplicates:
             raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once.")
-    values, _ = to_numbers(cells.rows.iloc[:, 1:], names, columns, path.name)
+    given = ~cells.rows.iloc[:, 1:].fillna("").apply(lambda c: c.str.strip().isin(_NOTHING)).all(axis=1).to_numpy()
+    values = np.full((len(names), len(columns)), np.nan)
+    values[given] = to_numbers(cells.rows.iloc[given, 1:], names[given], columns, path.name)[0]
     return pd.DataFrame(values, index=names, columns=columns)

@@ -210,6 +210,11 @@ def _sizes(n: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, n)) for start in range(0, n, step))
 
 
+def some_rows(X, start: int, stop: int):
+    """Rows `start` to `stop` of a matrix that :func:`iter_rows` reads, in whatever kind it holds them."""
+    return _csc_rows(X, start, stop) if isinstance(X, CSCDataset) else X[start:stop]
+
+
 def _csc_rows(X, start: int, stop: int) -> sparse.csr_matrix:
     """Some rows of a CSC matrix; one on disk is read in blocks of columns, the only cheap way."""
     if sparse.issparse(X):

@@ -1,6 +1,9 @@
 """What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rich.pretty  # noqa: F401  scvi's view methods use it without importing it
@@ -10,7 +13,9 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
-from ._saving import load_tensors, read_data, read_document, read_tensors, write_model
+from ..io._atomic import locked
+from ._manager import WeakManager, forget_with, keeping, weak
+from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
 
@@ -133,22 +138,28 @@ class BaseModel(BaseModelClass):
         if not (adata is None or adata is False or isinstance(adata, AnnData | MuData)):
             raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData (or MuData), None or False.")
         device, prefix = choose_device(accelerator, device), prefix or ""
-        document = read_document(dir_path, prefix)
-        if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
-            raise ValueError(
-                f"{dir_path} holds a {document['class_name']}, not a {cls.__name__}. Use "
-                f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
-            )
-        tensors = read_tensors(dir_path, prefix, document)
-        adata = read_data(dir_path, document) if adata is None else None if adata is False else adata
+        with locked(dir_path, shared=True):  # no other process changes it in between
+            document = read_document(dir_path, prefix)
+            if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
+                raise ValueError(
+                    f"{dir_path} holds a {document['class_name']}, not a {cls.__name__}. Use "
+                    f"{document['class_name']}.load, or name the class in `allowed_classes_names_list`."
+                )
+            tensors = read_tensors(dir_path, prefix, document)
+            own = adata is None  # the cells are those of the folder, not the user's
+            adata = read_data(dir_path, document) if own else None if adata is False else adata
         registry, attributes = document["registry_"], document["attributes"]
         if adata is not None:
             refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
-            setup = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
-            setup(adata, source_registry=registry, **registry["setup_args"])
-        model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
-        for name, value in attributes.items():
-            setattr(model, name, value)
+            with _named(dir_path, cls, all_errors=own):
+                setup = getattr(cls, registry["setup_method_name"])  # one of the two that there are
+                setup(adata, source_registry=registry, **registry["setup_args"])
+        with _named(dir_path, cls):
+            model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
+            for name, value in attributes.items():
+                if not name.isidentifier() or name.startswith("_") or name[-1] != "_" or hasattr(cls, name):
+                    raise ValueError(f"{name!r} is no attribute of a saved model.")
+                setattr(model, name, value)
         if hasattr(model.module, "on_load"):
             model.module.on_load(model, pyro_param_store=None)
         load_tensors(model.module, tensors, dir_path)
@@ -158,16 +169,15 @@ class BaseModel(BaseModelClass):
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
-        if adata is None and self.adata is None:
-            raise ValueError(_no_data(type(self).__name__))
+        if adata is None:
+            self._require_data()
         if isinstance(adata, AnnData | MuData) and adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         return super()._validate_anndata(adata, copy_if_view)
 
     def deregister_manager(self, adata: AnnData | None = None) -> None:
         """Forget AnnData objects that were set up, or one of them; ValueError for a model without data."""
-        if self.adata is None:
-            raise ValueError(_no_data(type(self).__name__))
+        self._require_data()
         super().deregister_manager(adata)
 
     @staticmethod
@@ -198,6 +208,40 @@ class BaseModel(BaseModelClass):
     def convert_legacy_save(cls, *args, **kwargs):
         """Refused: hpvade never wrote such files."""
         raise NotImplementedError("hpvade has no older file format. Use `model.save(dir)` and `load(dir)`.")
+
+    @classmethod
+    def _register(cls, adata: AnnData | MuData, fields: list, setup_method_args: dict, **kwargs) -> None:
+        """Register checked data, the last step of a setup; `kwargs` are those of the setup."""
+        manager = WeakManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @property
+    def adata_manager(self) -> AnnDataManager | None:
+        """Manager of the model's data, see scvi-tools; who holds it keeps the data."""
+        return None if self._adata_manager is None else keeping(self._adata_manager)
+
+    @classmethod
+    def register_manager(cls, adata_manager: AnnDataManager) -> None:
+        """Keep the manager of a setup for as long as its data live, see scvi-tools."""
+        _keep(cls._setup_adata_manager_store, weak(adata_manager))
+
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
+        """Keep a manager of this model for as long as the model and the data live."""
+        store = type(self)._per_instance_manager_store
+        if self.id not in store:
+            store[self.id] = {}
+            forget_with(self, store, self.id)
+        _keep(store[self.id], weak(adata_manager))
+
+    def _require_data(self) -> AnnData | MuData:
+        """Return the data of the model; ValueError when it was loaded without."""
+        if self.adata is None:
+            raise ValueError(
+                "the model was loaded without data; expected cells. Pass `adata`, or load with "
+                f"{type(self).__name__}.load(dir, adata)."
+            )
+        return self.adata
 
     def _require_trained(self, method: str) -> None:
         if not self.is_trained_:
@@ -342,8 +386,18 @@ def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model:
     )
 
 
-def _no_data(cls: str) -> str:
-    return f"the model was loaded without data; expected cells. Pass `adata`, or load with {cls}.load(dir, adata)."
+@contextlib.contextmanager
+def _named(dir_path, cls: type, *, all_errors: bool = True) -> Iterator[None]:
+    """Turn an error that values in a model's file lead to into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if not all_errors:
+            raise
+        raise ValueError(
+            f"the values in {Path(dir_path) / JSON_FILE} do not make a {cls.__name__}: {error} Use an unchanged copy, "
+            "or the version of hpvade that saved it (`hpvade_version` in the file)."
+        ) from error
 
 
 def _refuse(method: str, **arguments) -> None:
@@ -351,6 +405,14 @@ def _refuse(method: str, **arguments) -> None:
         raise ValueError(
             f"{method}() does not use {', '.join(given)}: hpvade's files are not made by torch.save. Omit."
         )
+
+
+def _keep(store: dict, manager: AnnDataManager) -> None:
+    """Put a manager into one of scvi-tools' stores, until its data are freed."""
+    earlier = store.get(manager.adata_uuid)
+    store[manager.adata_uuid] = manager
+    if earlier is None or earlier.adata is not manager.adata:
+        forget_with(manager.adata, store, manager.adata_uuid)
 
 
 def _init_arguments(init_params: dict) -> dict:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import anndata
@@ -16,11 +13,14 @@ from mudata import MuData
 from safetensors import SafetensorError
 
 from .. import __version__
+from ..io._atomic import find, finish, install_folder, locked, partial
 from ._encoding import decode, encode
 
 FORMAT, FORMAT_VERSION = "hpvade", 1
 JSON_FILE, TENSOR_FILE = "model.json", "model.safetensors"
 ADATA_FILE, MUDATA_FILE = "adata.h5ad", "mdata.h5mu"
+SETUP_METHODS = ("setup_anndata", "setup_mudata")
+_MAX_BYTES = 2**29  # a model of ten million cells has a tenth
 
 
 def write_model(
@@ -32,10 +32,11 @@ def write_model(
     adata: AnnData | MuData | None,
     **write_kwargs,
 ) -> None:
-    """Write a model folder: all of it, or nothing.
+    """Write a model folder: all of it, or nothing, in one step from the earlier model to the new one.
 
-    The files are written to a temporary folder beside `dir_path` and then renamed. Where the folder exists, the files
-    of the earlier model are replaced and all others are kept. The same model gives the same bytes.
+    The files are written to a temporary folder, flushed to disk, and take their places by renaming; see
+    :mod:`hpvade.io._atomic`. Where the folder exists, the files of the earlier model are replaced and all others are
+    kept. The same model gives the same bytes.
 
     Parameters
     ----------
@@ -66,7 +67,13 @@ def write_model(
         raise ValueError(f"{dir_path} already exists. Choose another folder, or pass overwrite=True to replace it.")
     data_file = None if adata is None else prefix + (MUDATA_FILE if isinstance(adata, MuData) else ADATA_FILE)
     names = [prefix + JSON_FILE, prefix + TENSOR_FILE] + ([data_file] if data_file else [])
-    earlier = _earlier_files(target, prefix, names)
+    finish(target)  # what a writer that died had committed
+
+    def earlier() -> list[str]:
+        return earlier_files(target, prefix, names)
+
+    with locked(target):
+        earlier()  # refuses before any work
     payload = safetensors.torch.save(_cpu(tensors))
     document = {
         "format": FORMAT,
@@ -75,25 +82,29 @@ def write_model(
         "adata": data_file,
         "tensors": {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()},
     } | {name: encode(value, name) for name, value in document.items()}
-    document["sha256"] = _json_hash(document)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        new = work / "new"
+    with partial(target, inside=target.is_dir()) as new:
         new.mkdir()
         if isinstance(adata, MuData):
             adata.write_h5mu(new / data_file, **write_kwargs)
         elif adata is not None:
             adata.write_h5ad(new / data_file, **write_kwargs)
+        if data_file is not None:
+            document["adata_sha256"] = _file_hash(new / data_file)
+        document["sha256"] = _json_hash(document)
         (new / (prefix + TENSOR_FILE)).write_bytes(payload)
         (new / (prefix + JSON_FILE)).write_text(_json(document), encoding="ascii")
-        if target.exists():
-            _replace(new, target, earlier, work / "earlier")
-        else:
-            new.rename(target)
-    finally:
-        shutil.rmtree(work)
+        try:
+            install_folder(new, target, overwrite=overwrite, remove=earlier)
+        except FileExistsError as error:
+            raise ValueError(str(error)) from error
+
+
+def install_model(source, target) -> None:
+    """Put a folder with a model in the place of `target`, where the files of an earlier model end."""
+    target = Path(target)
+    names = [path.name for path in Path(source).iterdir()]
+    install_folder(source, target, remove=lambda: earlier_files(target, "", names))
 
 
 def read_document(dir_path, prefix: str = "") -> dict:
@@ -107,7 +118,7 @@ def read_document(dir_path, prefix: str = "") -> dict:
         The folder was written by scvi-tools or another program, or by a newer hpvade; the file is damaged or changed.
     """
     folder = Path(dir_path)
-    path = folder / (prefix + JSON_FILE)
+    path = find(folder, prefix + JSON_FILE)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {dir_path}; expected one written by `model.save`.")
     if not path.is_file():
@@ -119,7 +130,7 @@ def read_document(dir_path, prefix: str = "") -> dict:
         found = sorted(other.name.removesuffix(JSON_FILE) for other in folder.glob(f"*{JSON_FILE}"))
         hint = f" It holds models with these prefixes: {found}; pass `prefix=`." if found else ""
         raise FileNotFoundError(f"{dir_path} holds no {path.name}, so it is not a folder written by `save`.{hint}")
-    document = _parse(path)
+    document = parse(path)
     version = document["format_version"]
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
@@ -127,15 +138,36 @@ def read_document(dir_path, prefix: str = "") -> dict:
         raise ValueError(f"{path} has format version {version!r}, but this hpvade reads {FORMAT_VERSION}: {fix}.")
     if document.pop("sha256", None) != _json_hash(document):
         raise ValueError(f"{path} was changed after it was saved (its sha256 differs). Use an unchanged copy.")
-    return {name: decode(value) for name, value in document.items()}
+    try:
+        document = {name: decode(value) for name, value in document.items()}
+    except Exception as error:
+        raise ValueError(f"{path} holds a value that no saved model has: {error} Use an unchanged copy.") from error
+    _check_document(document, path)
+    return document
 
 
 def read_data(dir_path, document: dict) -> AnnData | MuData | None:
-    """Read the cells that were saved with the model; None when there are none."""
+    """Read the cells that were saved with the model; None when there are none.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file is missing.
+    ValueError
+        The file is damaged or was replaced.
+    """
     if not document["adata"]:
         return None
-    path = Path(dir_path) / Path(document["adata"]).name
-    return mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
+    path, remedy = find(dir_path, Path(document["adata"]).name), "Copy the folder again, or pass `adata` to `load`."
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, but {JSON_FILE} beside it expects it. {remedy}")
+    expected = document.get("adata_sha256")  # models of 0.1.0 have none
+    if expected is not None and _file_hash(path) != expected:
+        raise ValueError(f"{path} was changed after it was saved (its sha256 differs). {remedy}")
+    try:
+        return mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no {path.suffix[1:]} file ({error}). {remedy}") from error
 
 
 def read_tensors(dir_path, prefix: str, document: dict) -> dict[str, torch.Tensor]:
@@ -148,7 +180,7 @@ def read_tensors(dir_path, prefix: str, document: dict) -> dict[str, torch.Tenso
     ValueError
         The file is truncated, changed, or belongs to another model.
     """
-    path = Path(dir_path) / (prefix + TENSOR_FILE)
+    path = find(dir_path, prefix + TENSOR_FILE)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, but {prefix + JSON_FILE} beside it expects it. Copy both files.")
     payload, expected = path.read_bytes(), document["tensors"]
@@ -192,14 +224,49 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
     module.load_state_dict(tensors)
 
 
-def _parse(path: Path) -> dict:
+def parse(path: Path) -> dict:
+    """Read a JSON file that says it was written by hpvade; ValueError when it is damaged, foreign or too large."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than a model needs. Use an unchanged copy.")
     try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:  # also UnicodeDecodeError
+        document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
         raise ValueError(f"{path} is truncated or not JSON ({error}). Use an unchanged copy of the folder.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT or "format_version" not in document:
         raise ValueError(f"{path} was not written by hpvade: it does not say format: {FORMAT!r}. Use another folder.")
     return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_document(document: dict, path: Path) -> None:
+    """Raise ValueError that names what a saved model has and `document` lacks, or has of another kind."""
+    inner = {"registry_": ("setup_args", "field_registries"), "attributes": ("init_params_",), "tensors": ()}
+    for name, kind in (
+        {"class_name": str, "var_names": object, "adata": str | None} | dict.fromkeys(inner, dict)
+    ).items():
+        if name not in document:
+            raise ValueError(f"{path} lacks {name!r}. Use an unchanged copy.")
+        if not isinstance(document[name], kind):
+            raise ValueError(f"{path}: {name!r} is a {type(document[name]).__name__}. Use an unchanged copy.")
+    for name, keys in inner.items():
+        for key in keys:
+            if not isinstance(document[name].get(key), dict):
+                raise ValueError(f"{path}: {name!r} lacks {key!r}. Use an unchanged copy.")
+    if not {"size", "sha256"} <= document["tensors"].keys():
+        raise ValueError(f"{path}: 'tensors' lacks 'size' or 'sha256'. Use an unchanged copy.")
+    if document["registry_"].get("setup_method_name") not in SETUP_METHODS:
+        raise ValueError(
+            f"{path}: 'setup_method_name' is {document['registry_'].get('setup_method_name')!r}; expected one of "
+            f"{SETUP_METHODS}. Use an unchanged copy."
+        )
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(document: dict) -> str:
@@ -218,15 +285,15 @@ def _cpu(tensors: dict) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _earlier_files(target: Path, prefix: str, names: list[str]) -> list[str]:
+def earlier_files(target: Path, prefix: str, names: list[str]) -> list[str]:
     """Names of the files of the model that is now in `target`; ValueError when ours would replace other files."""
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; expected a folder. Choose another path.")
     try:
-        document = _parse(target / (prefix + JSON_FILE))
+        document = parse(target / (prefix + JSON_FILE))
         data_files = [name for name in (prefix + ADATA_FILE, prefix + MUDATA_FILE) if name == document.get("adata")]
         earlier = [prefix + JSON_FILE, prefix + TENSOR_FILE, *data_files]
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         earlier = []
     if foreign := [name for name in names if name not in earlier and (target / name).exists()]:
         raise ValueError(
@@ -234,21 +301,3 @@ def _earlier_files(target: Path, prefix: str, names: list[str]) -> list[str]:
             "folder or a `prefix`, or move them away."
         )
     return [name for name in earlier if (target / name).exists()]
-
-
-def _replace(new: Path, target: Path, earlier: list[str], backup: Path) -> None:
-    """Put the files of `new` in the place of those named in `earlier`; on an error put the earlier ones back."""
-    backup.mkdir()
-    names = sorted(path.name for path in new.iterdir())
-    try:
-        for name in earlier:
-            os.replace(target / name, backup / name)
-        for name in names:
-            os.replace(new / name, target / name)
-    except BaseException:
-        for name in names:
-            if not (new / name).exists():
-                (target / name).unlink()
-        for path in backup.iterdir():
-            os.replace(path, target / path.name)
-        raise

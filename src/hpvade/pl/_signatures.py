@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from .._keys import Keys
 from .._text import listed
+from ..evaluation._align import named
 
 
 def signatures(
@@ -55,7 +56,7 @@ def signatures(
     if isinstance(data, AnnData):
         if key not in data.varm:
             raise KeyError(f"data.varm has no {key!r}: train the model first. It has {listed(data.varm)}.")
-        data = data.varm[key]
+        data = named(data.varm[key])
     expression = _log1p_cp10k(data)
     expression = expression.loc[_specific_genes(expression, n_genes)]
     centred = expression.sub(expression.mean(axis=1), axis=0)

@@ -9,9 +9,9 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._text import listed
-from ..io._bulk import detect_units
 from ..io._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
 from ..io._rows import pick_matrix
+from ..io._units import detect_units
 
 
 def map_genes(

@@ -202,6 +202,8 @@ def _check_types(labels: pd.Series, key: str, n_cells: np.ndarray | None = None)
             "Remove these cells or merge them into another type."
         )
     words = {name: _words(name) for name in sizes.index}
+    # numbers of clusters, such as "0,1" and "1", say nothing of each other
+    words = {name: found for name, found in words.items() if any(re.search(r"[^\W\d_]", word) for word in found)}
     nested = sorted((a, b) for a, b in permutations(words, 2) if words[a] < words[b])
     if nested:
         warnings.warn(

@@ -7,6 +7,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
+from ..io._names import writable
 from ..io._rows import iter_rows
 from ..simulate import cells_as_chunks, draw_mixtures, sample_proportions
 
@@ -51,6 +52,6 @@ def simulate_from_cells(
         Keys.TRUE_PROPORTIONS: mixtures.proportions,
         Keys.TRUE_RNA_PROPORTIONS: mixtures.rna_proportions,
     }.items():
-        bulk.obsm[key] = pd.DataFrame(table, index=bulk.obs_names, columns=type_names)
+        bulk.obsm[key] = writable(pd.DataFrame(table, index=bulk.obs_names, columns=type_names))
     bulk.uns["units"] = "counts"
     return bulk

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from anndata import AnnData
 
 from .._keys import Keys
+from ..io._names import writable
 
 if TYPE_CHECKING:
     from ..models.cycleae._model import CycleAE
@@ -46,5 +47,5 @@ def cycleae(adata: AnnData, model: "CycleAE", *, copy: bool = False) -> AnnData 
     effects.columns = [f"{field}: {category}" for field, category in effects.columns]
     adata.obsm[Keys.CYCLEAE_LATENT] = latent
     adata.uns[Keys.CYCLEAE_INFLUENCE] = influence
-    adata.varm[Keys.CYCLEAE_EFFECTS] = effects
+    adata.varm[Keys.CYCLEAE_EFFECTS] = writable(effects)
     return adata if copy else None

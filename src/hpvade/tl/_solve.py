@@ -16,6 +16,7 @@ from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
+from ..io._names import make_writable
 from ..io._rows import in_memory, pick_matrix
 from ..reference._cell_size import cell_sizes
 from ..reference._checks import check_reference, check_signature
@@ -176,6 +177,7 @@ def solve(
     result.obsm[key] = closed(rna / sizes) if fractions == "cell" else rna
     result.obsm[Keys.rna(key)] = rna
     result.obsm[Keys.nnls(key)] = baseline
+    make_writable(result.obsm, (key, Keys.rna(key), Keys.nnls(key)))
     result.uns[key] = {
         "hpvade_version": version("hpvade"),
         "method": method,

@@ -129,8 +129,8 @@ def checkpoint_callbacks(dirpath: str | Path, monitor: str | None = "validation_
     """Make the callbacks that write ``last.ckpt`` after every epoch and ``best.ckpt`` at the lowest `monitor`.
 
     ``train(..., ckpt_path="<dirpath>/last.ckpt")`` goes on from there: epoch, optimiser, schedulers and callbacks.
-    The state of random number generators is not kept. The files hold tensors and plain values only and are read with
-    ``weights_only=True``, which executes nothing.
+    The files hold tensors and plain values only and are read with ``weights_only=True``, which executes nothing; see
+    :mod:`hpvade.train._checkpoint` for how they are written and what else they hold.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import lightning.pytorch as lp
 import numpy as np
@@ -12,6 +12,7 @@ from scvi.train import Trainer, TrainingPlan
 from torch.utils.data import DataLoader
 
 from ._callbacks import ConstantPredictorAlarm, KeepBest, checkpoint_callbacks
+from ._checkpoint import KEY, RunState, fingerprint, read_checkpoint, read_own_checkpoint
 
 # scvi-tools' defaults that hurt here: eps 0.01 stalls heads with small gradients, no validation, no clipping
 PLAN_DEFAULTS = {"lr": 1e-3, "eps": 1e-8}
@@ -53,25 +54,31 @@ def saved_split(model, ckpt_path: str | None) -> tuple[np.ndarray, np.ndarray, n
     FileNotFoundError
         There is no file `ckpt_path`.
     ValueError
-        The file is not a checkpoint of such a training run, or of another reference.
+        The file is damaged, no checkpoint of such a training run, or one of another model or reference; the error
+        names the file and the difference.
     """
     if ckpt_path is not None:
-        if not Path(ckpt_path).is_file():
-            raise FileNotFoundError(f"ckpt_path={str(ckpt_path)!r} is not a file; expected a checkpoint to resume.")
-        state = torch.load(ckpt_path, map_location="cpu", weights_only=True).get(model._data_splitter_cls.__name__)
+        state = read_own_checkpoint(ckpt_path, fingerprint(model)).get(model._data_splitter_cls.__name__)
         if state is None:
             raise ValueError(f"{ckpt_path} holds no split of cells; expected a checkpoint written by train().")
         split = [state["train_idx"], state["val_idx"], state["test_idx"]]
-        if sum(map(len, split)) != model.adata.n_obs:
-            raise ValueError(
-                f"{ckpt_path} was made with {sum(map(len, split))} cells, this reference has {model.adata.n_obs}; "
-                "expected the same reference."
-            )
     elif model.is_trained_ and model.train_indices is not None:
         split = [model.train_indices, model.validation_indices, model.test_indices]
     else:
         return None
     return tuple(np.asarray(part, dtype=np.int64) for part in split)
+
+
+def run_seed(ckpt_path: str | None) -> int:
+    """Seed for what a run draws before its first step: that of the checkpoint, else a new one from torch's generator.
+
+    Pass it to :func:`fit`, so that checkpoints keep it. Draws that a resumed run leaves out, such as the split, need a
+    generator of their own: ``split_rng, rng = np.random.default_rng(seed).spawn(2)``.
+    """
+    saved = None if ckpt_path is None else read_checkpoint(ckpt_path).get(KEY, {}).get("seed")
+    if isinstance(saved, int):
+        return saved
+    return int(torch.randint(2**62, ()))
 
 
 def fit(
@@ -84,6 +91,8 @@ def fit(
     early_stopping: bool,
     checkpoint_dir: str | None,
     alarm: bool = True,
+    seed: int | None = None,
+    describe: Callable[[], dict] | None = None,
     **trainer_kwargs,
 ) -> None:
     """Train `model` on `splitter` with hpvade's defaults.
@@ -100,6 +109,10 @@ def fit(
         See `HPVADE.train`.
     alarm
         Whether the model predicts proportions, so that a constant prediction raises the alarm.
+    seed
+        What checkpoints keep for :func:`run_seed`.
+    describe
+        Gives the fingerprint that checkpoints keep, when it is not that of the model with its AnnData.
     **trainer_kwargs
         For the trainer; what is given replaces a default.
 
@@ -116,7 +129,8 @@ def fit(
             "early_stopping=True needs validation cells, and there are none. Use train_size below 1, or "
             "early_stopping=False."
         )
-    callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
+    callbacks = [RunState(describe or partial(fingerprint, model), seed)]
+    callbacks += trainer_kwargs.pop("callbacks", None) or []
     if validated:
         callbacks += [KeepBest(), *([ConstantPredictorAlarm()] if alarm else [])]
     else:

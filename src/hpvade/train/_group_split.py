@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ._splitter import held_out_shares
+
 
 def split_groups(
     groups: np.ndarray,
@@ -47,16 +49,11 @@ def split_groups(
     >>> len(train), len(validation), len(test)
     (20, 10, 0)
     """
-    validation_size = 1 - train_size if validation_size is None else validation_size
-    if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 or train_size + validation_size > 1 + 1e-9:
-        raise ValueError(
-            f"train_size={train_size} and validation_size={validation_size}; expected shares of cells, train_size "
-            "above 0, that sum to at most 1."
-        )
+    shares = held_out_shares(train_size, validation_size)
     n = len(groups)
     names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     free = np.ones(len(names), dtype=bool) if keep is None else ~np.isin(names, keep)
-    wanted = [max(round(share * n), share > 1e-9) for share in (validation_size, 1 - train_size - validation_size)]
+    wanted = [max(round(share * n), share > 1e-9) for share in shares]
     order = list(rng.permutation(np.flatnonzero(free)))
     if sum(w > 0 for w in wanted) > len(order) - bool(free.all()):
         raise ValueError(

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import lightning.pytorch as lp
 import pandas as pd
+from lightning.pytorch.plugins.io import CheckpointIO
 from scvi.train import SaveCheckpoint, TrainRunner, merge_kwargs
 
 from ._callbacks import KeepBest
+from ._checkpoint import RunState, SealedCheckpoints, logged_history
 
 
 class ResumableTrainRunner(TrainRunner):
@@ -19,7 +21,8 @@ class ResumableTrainRunner(TrainRunner):
     - Ctrl-C ends training early: the best weights so far (with :class:`KeepBest`, else the last) are kept, the model
       counts as trained, and a warning says after how many epochs. Before the first step KeyboardInterrupt is raised.
     - Any other error is raised as it is, and the model has the weights, history and state it had before.
-    - ``ckpt_path`` resumes a checkpoint, read with ``weights_only=True``: nothing in it is executed.
+    - Checkpoints are written whole and sealed; ``ckpt_path`` resumes one. Nothing in it is executed, see
+      :mod:`hpvade.train._checkpoint`.
     - `model.history` goes on over several calls, by epoch; a resumed run replaces the epochs it repeats.
     - ``callbacks`` is not changed, and may hold Lightning's ModelCheckpoint.
 
@@ -39,6 +42,10 @@ class ResumableTrainRunner(TrainRunner):
         ckpt_path = kwargs.get("ckpt_path")
         if ckpt_path is not None and not Path(ckpt_path).is_file():
             raise FileNotFoundError(f"ckpt_path={str(ckpt_path)!r} is not a file; expected a checkpoint to resume.")
+        plugins = kwargs.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, SealedCheckpoints()]
         callbacks = list(kwargs.pop("callbacks", None) or [])
         # scvi's Trainer refuses Lightning's checkpoints, or adds its own to them: attach them afterwards
         checkpoints = [c for c in callbacks if _is_checkpoint(c)]
@@ -60,7 +67,8 @@ class ResumableTrainRunner(TrainRunner):
             model.to_device(device)
             model.is_trained_ = trained
             raise
-        model.history_ = merge_history(model.history_, self._logged(), resumed=self.ckpt_path is not None)
+        resumed = self.ckpt_path is not None
+        model.history_ = merge_history(model.history_ or self._resumed(), logged_history(self.trainer), resumed=resumed)
         model.train_indices = getattr(self.data_splitter, "train_idx", None)
         model.test_indices = getattr(self.data_splitter, "test_idx", None)
         model.validation_indices = getattr(self.data_splitter, "val_idx", None)
@@ -89,10 +97,9 @@ class ResumableTrainRunner(TrainRunner):
             return True
         return False
 
-    def _logged(self) -> dict[str, pd.DataFrame]:
-        """Get the history of the first logger that keeps one, as scvi's default does."""
-        histories = (getattr(logger, "history", None) for logger in self.trainer.loggers)
-        return next((history for history in histories if isinstance(history, dict)), {})
+    def _resumed(self) -> dict[str, pd.DataFrame] | None:
+        """History of the epochs before the checkpoint, for a model that did not run them itself."""
+        return next((c.history for c in self.trainer.callbacks if isinstance(c, RunState)), None)
 
 
 def merge_history(
@@ -146,6 +153,7 @@ def _quiet():
             "The number of training batches",  # the history is by epoch
             "Checkpoint directory .* exists and is not empty",  # as it should be when resuming
             "Your `IterableDataset` has `__len__` defined",  # our streams are sharded by worker
+            r"Be aware that when using `ckpt_path`.*\[\"ModelCheckpoint",  # it is resumed without checkpoint_dir
             r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
         ):
             warnings.filterwarnings("ignore", message=remark)

@@ -16,6 +16,17 @@ def torch_rng() -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
+def held_out_shares(train_size: float, validation_size: float | None) -> tuple[float, float]:
+    """Shares of validation (the rest when None) and test; ValueError unless they are shares that sum to one at most."""
+    validation_size = 1 - train_size if validation_size is None else validation_size
+    if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 or train_size + validation_size > 1 + 1e-9:
+        raise ValueError(
+            f"train_size={train_size} and validation_size={validation_size}; expected shares of cells, train_size "
+            "above 0, that sum to at most 1."
+        )
+    return validation_size, max(1 - train_size - validation_size, 0.0)
+
+
 def split_cells(
     types: np.ndarray,
     donors: np.ndarray,
@@ -48,14 +59,8 @@ def split_cells(
     ValueError
         If the shares are not in [0, 1], sum to more than one, or leave no training cells.
     """
-    validation_size = 1 - train_size if validation_size is None else validation_size
-    if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 or train_size + validation_size > 1 + 1e-9:
-        raise ValueError(
-            f"train_size={train_size} and validation_size={validation_size}; expected shares of cells, train_size "
-            "above 0, that sum to at most 1"
-        )
     n = len(types)
-    wanted = [round(validation_size * n), round(max(1 - train_size - validation_size, 0) * n)]
+    wanted = [round(share * n) for share in held_out_shares(train_size, validation_size)]
     held_out = np.zeros(n, dtype=np.int64)
     if len(np.unique(donors)) >= MIN_DONORS:
         held_out = _hold_out_donors(types, donors, wanted, rng)

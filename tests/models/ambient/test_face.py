@@ -42,9 +42,9 @@ def test_best_weights_are_kept_at_full_kl_weight(build, rna):
 
 def test_early_stopping_delta_is_per_feature(build, rna, monkeypatch):
     seen = {}
-    from hpvade.models.ambient import _face
+    from hpvade.models import _training
 
-    monkeypatch.setattr(_face, "fit", lambda *args, **kwargs: seen.update(kwargs))
+    monkeypatch.setattr(_training, "fit", lambda *args, **kwargs: seen.update(kwargs))
     build(rna).train(1, early_stopping=True, early_stopping_min_delta_per_feature=0.01, **QUIET)
     assert seen["early_stopping_min_delta"] == pytest.approx(0.01 * 40) and seen["early_stopping"]
 

@@ -32,13 +32,18 @@ def chunks(cells, tmp_path):
                 tmp_path / f"human_metadata_{i + 1}.pkl"
             )
             first += n
-        vocab, specs = build_context_specs(sorted(tmp_path.glob("*.pkl")), FIELDS)
+        vocab, specs = build_context_specs(sorted(tmp_path.glob("*.pkl")), FIELDS, allow_pickle=True)
         (tmp_path / "vocab.json").write_text(vocab_to_json(vocab))
         (tmp_path / "specs.json").write_text(json.dumps(specs))
-        files = {"vocab": tmp_path / "vocab.json", "specs": tmp_path / "specs.json"}
+        files = {"vocab": tmp_path / "vocab.json", "specs": tmp_path / "specs.json", "allow_pickle": True}
         return {"data_dir": tmp_path, "expr_glob": "human_counts_*.npz", "meta_glob": "human_metadata_*.pkl"} | files
 
     return chunks
+
+
+def test_pickles_are_read_only_when_allowed(chunks):
+    with pytest.raises(ValueError, match=r"human_metadata_1\.pkl is a pickle.*allow_pickle=True"):
+        hp.ChunkDataModule(**chunks() | {"allow_pickle": False})
 
 
 def test_ca_09_one_chunk_trains_like_memory(cells, chunks, weights):

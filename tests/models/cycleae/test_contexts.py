@@ -39,7 +39,7 @@ def files(tmp_path):
 
 
 def test_ca_13_kinds_cardinality_fractions_and_use(files):
-    vocab, specs = build_context_specs(files, ["tissue.name", "treated"], ignore=["score"])
+    vocab, specs = build_context_specs(files, ["tissue.name", "treated"], ignore=["score"], allow_pickle=True)
     assert {name: spec["kind"] for name, spec in specs.items()} == {
         "tissue.name": "categorical",
         "treated": "boolean",
@@ -69,7 +69,7 @@ def test_ca_13_kinds_cardinality_fractions_and_use(files):
     age = np.repeat([1.5, 3.5, 2.5, 2.5], 2)
     expected = {"min": 1.5, "max": 3.5, "mean": age.mean(), "std": age.std(), "p50": np.median(age)}
     assert specs["age"]["numeric_summary"] == pytest.approx(expected)
-    assert not any(spec["using"] for spec in build_context_specs(files)[1].values())
+    assert not any(spec["using"] for spec in build_context_specs(files, allow_pickle=True)[1].values())
     json.dumps(specs, allow_nan=False)
 
 
@@ -91,10 +91,10 @@ def test_ca_13_vocabularies_round_trip_with_their_types():
 
 def test_fields_that_cannot_be_used_are_refused(files):
     with pytest.raises(KeyError, match="'sex', which is in no file; found tissue.name"):
-        build_context_specs(files, ["sex"])
+        build_context_specs(files, ["sex"], allow_pickle=True)
     for field, kind in (("age", "numeric"), ("day", "datetime"), ("nothing", "empty")):
         with pytest.raises(ValueError, match=f"'{field}' is {kind} and gets no head"):
-            build_context_specs(files, [field])
+            build_context_specs(files, [field], allow_pickle=True)
     with pytest.raises(ValueError, match="no metadata files"):
         build_context_specs([])
 
@@ -104,20 +104,21 @@ def test_every_kind_of_file_reads_the_same(tmp_path):
 
     frame = pd.DataFrame({"sex": ["f", "m"], "n": ["1", "2"]}, index=["a", "b"])
     frame.to_csv(tmp_path / "m.csv", index=False)
+    frame.to_csv(tmp_path / "m.tsv", sep="\t", index=False)
     frame.to_pickle(tmp_path / "m.pkl")
     ad.AnnData(np.ones((2, 1)), obs=frame).write_h5ad(tmp_path / "m.h5ad")
-    for suffix in ("csv", "pkl", "h5ad"):
-        assert values_of(read_metadata(tmp_path / f"m.{suffix}")["sex"]) == ["f", "m"]
-    with pytest.raises(ValueError, match="of an unknown kind; expected metadata in .pkl, .csv, .parquet, .h5ad"):
+    for suffix in ("csv", "tsv", "pkl", "h5ad"):
+        assert values_of(read_metadata(tmp_path / f"m.{suffix}", allow_pickle=True)["sex"]) == ["f", "m"]
+    with pytest.raises(ValueError, match="of an unknown kind; expected metadata in .csv, .tsv, .parquet, .pkl, .h5ad"):
         read_metadata(tmp_path / "m.txt")
     pd.to_pickle([1, 2], tmp_path / "list.pkl")
     with pytest.raises(ValueError, match="holds a list; expected a table"):
-        read_metadata(tmp_path / "list.pkl")
+        read_metadata(tmp_path / "list.pkl", allow_pickle=True)
 
 
 def test_dates_of_python_are_dates(tmp_path):
     pd.DataFrame({"d": [date(2020, 1, 1), None]}).to_pickle(tmp_path / "m.pkl")
-    assert build_context_specs([tmp_path / "m.pkl"])[1]["d"]["kind"] == "datetime"
+    assert build_context_specs([tmp_path / "m.pkl"], allow_pickle=True)[1]["d"]["kind"] == "datetime"
 
 
 def test_encode_names_what_is_unknown():
@@ -127,3 +128,15 @@ def test_encode_names_what_is_unknown():
         ValueError, match="here: field 'f' holds 'c', which the model does not know; known values: 'a', 'b'"
     ):
         encode(["a", "c"], vocab, "f", "here")
+
+
+def test_pickles_are_read_only_when_allowed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "touched").touch, ()
+
+    pd.to_pickle(Evil(), tmp_path / "m.pkl")
+    for read in (read_metadata, lambda path: build_context_specs([path])):
+        with pytest.raises(ValueError, match=r"m\.pkl is a pickle.*allow_pickle=True \(`--allow-pickle`\).*\.parquet"):
+            read(tmp_path / "m.pkl")
+    assert not (tmp_path / "touched").exists()

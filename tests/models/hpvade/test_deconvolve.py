@@ -307,6 +307,20 @@ def test_bad_priors_and_solver_options(trained, unchanged, change, error, match)
         trained.model.deconvolve(trained.bulk, **change)
 
 
+def test_priors_with_repeated_rows(trained):
+    """Refused with a sentence; where the rows are the samples, in order, names may repeat."""
+    types, bulk = trained.model.cell_types, trained.bulk.copy()
+    prior = pd.DataFrame(np.random.default_rng(0).dirichlet(np.ones(4), bulk.n_obs), bulk.obs_names, types)
+    expected = trained.model.deconvolve(bulk.copy(), prior=prior)
+    with pytest.raises(ValueError, match="prior has more than one row for some samples"):
+        trained.model.deconvolve(bulk.copy(), prior=pd.concat([prior, prior]))
+    with pytest.raises(ValueError, match="prior must name every type once"):
+        trained.model.deconvolve(bulk.copy(), prior=prior[[*types, types[0]]])
+    bulk.obs_names = prior.index = ["s", "s", *bulk.obs_names[2:]]
+    found = trained.model.deconvolve(bulk, prior=prior)
+    np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), atol=1e-6)
+
+
 def test_priors_with_bad_values(trained):
     types = trained.model.cell_types
     for values, match in (([-1, 1, 1, 1], "negative"), ([0, 0, 0, 0], "row of zeros")):

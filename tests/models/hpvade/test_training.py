@@ -329,7 +329,7 @@ def test_resume_from_a_checkpoint(planted, fit, tmp_path):
     model.train(5, ckpt_path=str(tmp_path / "last.ckpt"), checkpoint_dir=tmp_path, callbacks=[callback], **QUIET)
     for part in ("train_indices", "validation_indices", "test_indices"):
         np.testing.assert_array_equal(getattr(model, part), getattr(first, part))
-    assert model.history["train_loss"].index.tolist() == [3, 4]
+    assert model.history["train_loss"].index.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(start["gene_index"], first.module.gene_index)
     assert torch.equal(start["log_S_ref"], first.module.log_S_ref)
     torch.testing.assert_close(model.module.mean_counts, first.module.mean_counts)  # of all cells, at the end
@@ -344,10 +344,10 @@ def test_checkpoints_that_do_not_fit_are_refused(planted, fit, tmp_path):
         model.train(2, ckpt_path=str(tmp_path / "absent.ckpt"), **QUIET)
     other, _ = planted(n_cells=400)
     hp.HPVADE.setup_anndata(other, "cell_type", batch_key="batch", sample_key="donor")
-    with pytest.raises(ValueError, match="was made with 480 cells, this reference has 400"):
+    with pytest.raises(ValueError, match="480 cells, this reference has 400"):
         hp.HPVADE(other).train(2, ckpt_path=str(tmp_path / "last.ckpt"), **QUIET)
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="holds no split of cells"):
+    with pytest.raises(ValueError, match=r"foreign\.ckpt .* no checkpoint of hpvade"):
         model.train(2, ckpt_path=str(tmp_path / "foreign.ckpt"), **QUIET)
 
 

@@ -4,12 +4,10 @@ import contextlib
 
 import numpy as np
 import torch
-from scvi.model.base import UnsupervisedTrainingMixin
 
-from ...train._fit import check_options, fit, saved_split
-from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
+from .._training import Budget, CellTraining
 from ._query import apply_masks, load_query
 from ._readout import Readout
 from ._regularized_plan import RegularizedPlan
@@ -18,17 +16,16 @@ from ._shared_module import BATCH, LIBRARY
 from ._sized_splitter import SizedSplitter
 from ._start import start_from_data
 
-_STEPS = 6000  # optimisation steps of a default training run, as far as 400 epochs give them
 _DRAWS_SEED = 0
 _PLAN_OPTIONS = ("modality_lr_multiplier", "background_lr_multiplier", "background_level_share")
 
 
-class RegularizedFace(Readout, VAEMethods, UnsupervisedTrainingMixin, BaseModel):
+class RegularizedFace(Readout, VAEMethods, CellTraining, BaseModel):
     """Training and queries of both regularised models, with the methods of :class:`Readout`."""
 
     _data_splitter_cls = SizedSplitter
     _training_plan_cls = RegularizedPlan
-    _train_runner_cls = ResumableTrainRunner
+    _budget = Budget(steps=6000, least=20, most=400, warmup=4)
 
     def _start_from_data(self, given: dict) -> None:
         """Give the module starting values from the registered cells; `given` are the options that the user chose."""
@@ -112,52 +109,37 @@ class RegularizedFace(Readout, VAEMethods, UnsupervisedTrainingMixin, BaseModel)
         RuntimeError
             A loss is not finite; the model keeps the weights from before, and checkpoints stay.
         """
-        if self.adata is None:
-            raise ValueError(f"the model was loaded without data; use {type(self).__name__}.load(dir, adata).")
+        self._require_data()
         if hasattr(self, "query_masks_"):
             apply_masks(self)  # a loaded query has none yet
             if not self.module.trainable_masks:
                 raise ValueError("this query has no new category and everything else is frozen: nothing to train.")
         plan_kwargs = dict(plan_kwargs or {})
         extra = {key: plan_kwargs.pop(key) for key in _PLAN_OPTIONS if key in plan_kwargs}
-        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
         if "modality_lr_multiplier" in extra and not hasattr(self.module, "get_parameter_groups"):
             raise TypeError("modality_lr_multiplier needs several modalities; use plan_kwargs={'lr': ...}.")
-        if batch_size < 1 or (validation_batch_size or 1) < 1:
-            raise ValueError(f"batch_size={batch_size}, {validation_batch_size=}; expected at least 1.")
-        split = saved_split(self, ckpt_path)
-        if split is None:
-            library, one = self._codes(LIBRARY).ravel(), np.zeros(self.adata.n_obs, dtype=np.int64)
-            rng = torch_rng()
-            split = split_cells(library, one, rng, train_size=train_size, validation_size=validation_size)
-        n_batches = -(-len(split[0]) // batch_size)
-        max_epochs = int(np.clip(-(-_STEPS // n_batches), 20, 400)) if max_epochs is None else max_epochs
-        splitter = self._data_splitter_cls(
-            self.adata_manager,
-            split=split,
-            batch_size=batch_size,
-            validation_batch_size=validation_batch_size,
-            **(datasplitter_kwargs or {}),
-        )
-        n_features = sum(self.module.layout.n_vars.values())
-        defaults = {"weight_decay": 0.0, "n_epochs_kl_warmup": max(max_epochs // 4, 1)}
+        if (validation_batch_size or 1) < 1:
+            raise ValueError(f"{validation_batch_size=}; expected at least 1.")
         if self.module.trainable_masks and plan_kwargs.get("weight_decay"):
             raise ValueError("weight_decay would change the frozen reference; leave it out when training a query.")
-        min_delta = early_stopping_min_delta_per_feature * n_features
-        trainer_kwargs = {"early_stopping_min_delta": min_delta} | trainer_kwargs
-        fit(
-            self,
-            splitter,
-            initialise=None,
-            plan_kwargs=defaults | plan_kwargs | extra,
+        n_features = sum(self.module.layout.n_vars.values())
+        library, one = self._codes(LIBRARY).ravel(), np.zeros(self.adata.n_obs, dtype=np.int64)
+        sizes = {"train_size": train_size, "validation_size": validation_size}
+        self._train_on_cells(
+            lambda: split_cells(library, one, torch_rng(), **sizes),
+            plan_defaults={"weight_decay": 0.0} | extra,
+            trainer_defaults={"early_stopping_min_delta": early_stopping_min_delta_per_feature * n_features},
+            splitter_options={"validation_batch_size": validation_batch_size},
             max_epochs=max_epochs,
+            batch_size=batch_size,
             early_stopping=early_stopping,
             checkpoint_dir=checkpoint_dir,
-            alarm=False,
+            ckpt_path=ckpt_path,
             accelerator=accelerator,
             devices=devices,
-            ckpt_path=ckpt_path,
-            **trainer_kwargs,
+            plan_kwargs=plan_kwargs,
+            datasplitter_kwargs=datasplitter_kwargs,
+            trainer_kwargs=trainer_kwargs,
         )
 
     @classmethod

@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scvi.data import AnnDataManager
 from scvi.model.base import RNASeqMixin
 
 from ...io._rows import use_sparse_matrix
@@ -184,9 +183,7 @@ class AmbientRegularizedSCVI(RNASeqMixin, RegularizedFace):
         technical = check_technical(adata.obs, keys.batch or keys.library, dataset_key, technical_covariate_keys)
         use_sparse_matrix(adata, layer)
         fields = anndata_fields(keys, layer, size_factor_key)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, **kwargs)
         remember_technical(adata, technical)
 
     def _matrix(self, name: str, adata: AnnData | None = None):

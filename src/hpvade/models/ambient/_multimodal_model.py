@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi.data import AnnDataManager
 
 from ...io._rows import use_sparse_matrix
 from ._attribution import AttributionMethods
@@ -180,9 +179,7 @@ class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
         for name, key in used.items():
             use_sparse_matrix(mdata.mod[key], layers.get(name))
         fields = mudata_fields(keys, used, layers, places)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(mdata, fields, setup_method_args, **kwargs)
         remember_technical(mdata, technical)
 
     # ------------------------------------------------------------ one modality's data

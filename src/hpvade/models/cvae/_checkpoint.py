@@ -1,12 +1,12 @@
 """Checkpoints of `ConditionalVAENet`: one file with weights, sizes, vocabularies and gene names, nothing executable."""
 
-import os
-import tempfile
+import io
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from ...train._checkpoint import unsealed, write_sealed
 from ._network import ConditionalVAENet
 from ._vae_config import VAEConfig
 
@@ -28,17 +28,8 @@ def checkpoint(net, vocabularies: dict, genes, *, epoch: int, val_loss: float, o
 
 
 def write_checkpoint(path, document: dict) -> None:
-    """Write a checkpoint whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        torch.save(document, partial)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    """Write a checkpoint whole or not at all, with a checksum."""
+    write_sealed(document, path)
 
 
 def read_checkpoint(path, device: str = "cpu") -> dict:
@@ -49,12 +40,13 @@ def read_checkpoint(path, device: str = "cpu") -> dict:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is truncated, or no checkpoint of this class.
+        The file is truncated or changed, or no checkpoint of this class.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a checkpoint such as best_model.pt.")
+    data, _ = unsealed(path)  # files of other programs have no checksum
     try:
-        document = torch.load(path, map_location=device, weights_only=True)
+        document = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is truncated or another kind of file ({type(error).__name__}). "

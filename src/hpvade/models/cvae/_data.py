@@ -3,7 +3,6 @@
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
 
 from .._base import BaseModel
@@ -79,9 +78,7 @@ class ConditionModel(BaseModel):
         ]
         if size_factor_key is not None:
             fields.append(NumericalObsField(_SIZE_FACTOR, size_factor_key))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def _vocabularies(self) -> dict[str, Vocabulary]:
@@ -131,11 +128,3 @@ class ConditionModel(BaseModel):
                 if vocabulary.column is not None and vocabulary.column in adata.obs:
                     vocabulary.ids(adata.obs[vocabulary.column])
         return super()._validate_anndata(adata, copy_if_view)
-
-    def _require_data(self) -> AnnData:
-        if self.adata is None:
-            raise ValueError(
-                "the model was loaded without data; expected cells. Pass `adata`, or load with "
-                "ConditionalVAE.load(dir, adata)."
-            )
-        return self.adata

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
-import numpy as np
 import torch
 from anndata import AnnData
-from scvi.model.base import UnsupervisedTrainingMixin
 
-from ...train._fit import check_options, fit, saved_split
-from ...train._plan import CellPlan
-from ...train._runner import ResumableTrainRunner
-from ...train._splitter import CellSplitter
 from .._base import VAEMethods
+from .._training import Budget, CellTraining
 from . import _generate, _predict
 from ._answers import Answers
 from ._checkpoint import checkpoint, load_trained_model, write_checkpoint
@@ -23,10 +18,8 @@ from ._scvi_methods import CountMethods
 from ._setup import split_training
 from ._vae_config import VAEConfig
 
-_STEPS = 1500  # a budget: about a minute and a half for 5,000 cells x 2,000 genes on two cores
 
-
-class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixin, ConditionModel):
+class ConditionalVAE(Answers, CountMethods, VAEMethods, CellTraining, ConditionModel):
     """A generative model of cells, conditioned on cell type, perturbation and experiment.
 
     The encoder sees the expression and the experiment only; type and perturbation enter the decoder. So a cell can be
@@ -77,9 +70,7 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
     >>> cells = model.generate(100, labels="type_0", perturbation="condition_1")  # doctest: +SKIP
     """
 
-    _data_splitter_cls = CellSplitter
-    _training_plan_cls = CellPlan
-    _train_runner_cls = ResumableTrainRunner
+    _budget = Budget(steps=1500, least=20, most=300)  # a minute and a half for 5,000 x 2,000 genes on two cores
 
     def __init__(
         self,
@@ -195,41 +186,31 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
         RuntimeError
             A loss is not finite; the model keeps the weights from before.
         """
-        if self.adata is None:
-            raise ValueError("the model was loaded without data; expected cells. Use ConditionalVAE.load(dir, adata).")
-        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
+        self._require_data()
         net, config = self.module.net, self.module.net.config
         batch_size = config.batch_size if batch_size is None else batch_size
         learning_rate = config.learning_rate if learning_rate is None else learning_rate
-        if batch_size < 1 or learning_rate <= 0:
-            raise ValueError(f"batch_size={batch_size}, learning_rate={learning_rate}; expected more than 0.")
-        split = saved_split(self, ckpt_path)
-        if split is None:
-            split = split_training(self, split_by, train_size, validation_size)
-        n_steps = -(-len(split[0]) // batch_size)
-        max_epochs = int(np.clip(-(-_STEPS // n_steps), 20, 300)) if max_epochs is None else max_epochs
-        plan = {"lr": learning_rate, "weight_decay": 1e-5, "n_epochs_kl_warmup": max(max_epochs // 10, 1)}
-        if len(split[1]):
-            plan |= {"reduce_lr_on_plateau": True, "lr_factor": 0.5, "lr_patience": 10}
-            plan |= {"lr_scheduler_metric": "validation_loss"}
-        splitter = self._data_splitter_cls(
-            self.adata_manager, split=split, batch_size=batch_size, **(datasplitter_kwargs or {})
-        )
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate={learning_rate}; expected more than 0.")
+        plan = {"lr": learning_rate, "weight_decay": 1e-5, "reduce_lr_on_plateau": True}
+        plan |= {"lr_factor": 0.5, "lr_patience": 10, "lr_scheduler_metric": "validation_loss"}
         prior, net.prior = net.prior, None  # fitted anew after training
         try:
-            fit(
-                self,
-                splitter,
-                initialise=None if self.is_trained_ else lambda: _generate.initialise(self, split[0]),
-                plan_kwargs=plan | (plan_kwargs or {}),
+            train_cells, *_ = self._train_on_cells(
+                lambda: split_training(self, split_by, train_size, validation_size),
+                initialise=lambda split: _generate.initialise(self, split[0]),
+                plan_defaults=plan,
+                trainer_defaults={"gradient_clip_val": 1.0},
                 max_epochs=max_epochs,
+                batch_size=batch_size,
                 early_stopping=early_stopping,
                 checkpoint_dir=checkpoint_dir,
-                alarm=False,
+                ckpt_path=ckpt_path,
                 accelerator=accelerator,
                 devices=devices,
-                ckpt_path=ckpt_path,
-                **{"gradient_clip_val": 1.0} | trainer_kwargs,
+                plan_kwargs=plan_kwargs,
+                datasplitter_kwargs=datasplitter_kwargs,
+                trainer_kwargs=trainer_kwargs,
             )
         except torch.OutOfMemoryError as error:
             net.prior = prior
@@ -240,7 +221,7 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, UnsupervisedTrainingMixi
         except BaseException:
             net.prior = prior
             raise
-        _generate.fit_prior(self, split[0])
+        _generate.fit_prior(self, train_cells)
 
     def get_latent_representation(
         self, adata: AnnData | None = None, indices=None, *, unseen: Literal["error", "unk"] = "error", **kwargs

@@ -22,9 +22,9 @@ from ._contexts import read_metadata, vocab_from_json
 class ChunkDataModule(ContextDataModule):
     """Cells in many files, expression and metadata side by side.
 
-    Expression lies in ``.npz`` (CSR) or ``.h5ad``, metadata in ``.pkl``, ``.csv``, ``.parquet`` or ``.h5ad``. Metadata
-    are read once, expression one chunk at a time; while one chunk is used, the next ones are read in the background.
-    Pickles can execute code when they are read: name only files of your own.
+    Expression lies in ``.npz`` (CSR) or ``.h5ad``, metadata in ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad``, or in
+    ``.pkl`` with `allow_pickle`. Metadata are read once, expression one chunk at a time; while one chunk is used, the
+    next ones are read in the background.
 
     Parameters
     ----------
@@ -45,6 +45,8 @@ class ChunkDataModule(ContextDataModule):
         Threads that read chunks, and chunks per thread that may wait in memory; 0 threads read when needed.
     batch_workers, batch_prefetch_factor
         The same for the minibatches of a chunk.
+    allow_pickle
+        Also read metadata in ``.pkl``. A pickle executes what code it holds: only for files of your own.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class ChunkDataModule(ContextDataModule):
         prefetch_factor: int = 1,
         batch_workers: int = 0,
         batch_prefetch_factor: int = 2,
+        allow_pickle: bool = False,
     ):
         if missing not in MODES:
             raise ValueError(f"missing={missing!r}; expected one of {MODES}.")
@@ -87,7 +90,7 @@ class ChunkDataModule(ContextDataModule):
         for expr, meta in pairs:
             n_rows, n_genes, found = _shape(expr)
             self._check_genes(expr, n_genes, found, names)
-            obs = read_metadata(meta)
+            obs = read_metadata(meta, allow_pickle=allow_pickle)
             if len(obs) != n_rows:
                 raise ValueError(f"{expr} has {n_rows} rows, {meta} has {len(obs)}; expected the same cells in both.")
             wanted = [*self.state["fields"], *([split_by] if split_by else [])]

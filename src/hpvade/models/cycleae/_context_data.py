@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...train._checkpoint import digest, listed
 from ...train._group_split import split_groups
 from ...train._splitter import split_cells
 from ._prefetch import prefetched
@@ -169,6 +170,20 @@ class ContextDataModule(lp.LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(self.stream(indices, shuffle=shuffle), batch_size=None, pin_memory=on_gpu)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the cells are those of the model's AnnData."""
+        return type(self) is ContextDataModule
+
+    def fingerprint(self) -> dict:
+        """What says that cells in files are the same: chunks, their sizes, and the contexts of the cells."""
+        names = [f"{chunk.name} {chunk.n_rows}" for chunk in self.chunks]
+        return {
+            "chunks": listed(names),
+            "cells": listed(self.codes.sum(axis=1)),
+            "contexts of the cells": digest(self.codes),
+        }
+
     def state_dict(self) -> dict:
         """Split and seed, so that a resumed run goes on with the same minibatches."""
         return {name: getattr(self, name).tolist() for name in ("train_idx", "val_idx", "test_idx")} | {
@@ -176,12 +191,7 @@ class ContextDataModule(lp.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore split and seed of a checkpoint; ValueError for other data."""
+        """Restore split and seed of a checkpoint."""
         parts = [np.array(state_dict[name], dtype=np.int64) for name in ("train_idx", "val_idx", "test_idx")]
-        if sum(map(len, parts)) != len(self.codes):
-            raise ValueError(
-                f"the checkpoint was made with {sum(map(len, parts))} cells, these data have {len(self.codes)}; "
-                "expected the same data."
-            )
         self.train_idx, self.val_idx, self.test_idx = parts
         self.seed = state_dict["seed"]

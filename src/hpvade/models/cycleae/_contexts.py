@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -65,13 +66,21 @@ def vocabulary(values: Iterable) -> dict:
     return {v: i for i, v in enumerate(sorted({v for v in values if v is not None}, key=str))}
 
 
-def read_metadata(path: str | Path) -> pd.DataFrame:
-    """Metadata of cells (cells x fields) from ``.pkl``, ``.csv``, ``.parquet`` or the obs of ``.h5ad``.
+def read_metadata(path: str | Path, *, allow_pickle: bool = False) -> pd.DataFrame:
+    """Metadata of cells (cells x fields) from ``.csv``, ``.tsv``, ``.parquet`` or the obs of ``.h5ad``.
 
-    A pickle can execute code when it is read: read only files of your own.
+    A pickle (``.pkl``) executes what code it holds when it is read, so it is read with `allow_pickle` only; ValueError
+    without.
     """
     path = Path(path)
-    readers = {".pkl": pd.read_pickle, ".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".csv": pd.read_csv, ".tsv": partial(pd.read_csv, sep="\t"), ".parquet": pd.read_parquet}
+    readers |= {".pkl": pd.read_pickle}
+    if path.suffix == ".pkl" and not allow_pickle:
+        raise ValueError(
+            f"{path} is a pickle, which can execute code when it is read. If the file is your own, pass "
+            "allow_pickle=True (`--allow-pickle`); else save the table as .csv, .tsv or .parquet: "
+            "`frame.to_csv(path)`."
+        )
     if path.suffix == ".h5ad":
         adata = ad.read_h5ad(path, backed="r")
         try:
@@ -87,19 +96,24 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
 
 
 def build_context_specs(
-    files: Sequence[str | Path], include: Sequence[str] | None = None, *, ignore: Sequence[str] = ()
+    files: Sequence[str | Path],
+    include: Sequence[str] | None = None,
+    *,
+    ignore: Sequence[str] = (),
+    allow_pickle: bool = False,
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """Describe every metadata column of some files, and number its values.
 
     Parameters
     ----------
     files
-        Metadata of cells: ``.pkl``, ``.csv``, ``.parquet`` or ``.h5ad`` (its obs). Pickles can execute code: name only
-        files of your own.
+        Metadata of cells: ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad`` (its obs), or ``.pkl`` with `allow_pickle`.
     include
         Fields for the model to use; the others are described, with ``using`` false.
     ignore
         Columns to leave out.
+    allow_pickle
+        Also read ``.pkl``. A pickle executes what code it holds: only for files of your own.
 
     Returns
     -------
@@ -115,7 +129,8 @@ def build_context_specs(
     KeyError
         A field of `include` is in no file.
     ValueError
-        There are no files, a file is of an unknown kind, or a field of `include` is numeric, a date or empty.
+        There are no files, a file is of an unknown kind or a pickle that was not allowed, or a field of `include` is
+        numeric, a date or empty.
 
     Examples
     --------
@@ -131,7 +146,7 @@ def build_context_specs(
     counts: dict[str, Counter] = {}
     dates, total = set(), 0
     for path in files:
-        frame = read_metadata(path)
+        frame = read_metadata(path, allow_pickle=allow_pickle)
         total += len(frame)
         for name in frame.columns:
             if name in ignore or str(name) in ignore:

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
 
 from ...io._gene_names import refuse_duplicates
@@ -71,11 +70,7 @@ class ContextModel(BaseModel):
             field.validate_field(adata)
             describe(adata.obs, keys, missing)  # its warnings come again from the registration
         use_sparse_matrix(adata, layer)
-        manager = AnnDataManager(
-            fields=[LayerField("X", layer, is_count_data=False), field], setup_method_args=setup_method_args
-        )
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, [LayerField("X", layer, is_count_data=False), field], setup_method_args, **kwargs)
 
     @property
     def fields(self) -> list[str]:

@@ -1,10 +1,9 @@
 """One training run of CycleAE: data, start, plan, and what is kept for the tables."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from ...train._checkpoint import fingerprint, read_own_checkpoint
 from ...train._fit import fit
 from ._context_data import ContextDataModule
 from ._context_means import context_means
@@ -46,10 +45,17 @@ def run(
     **trainer_kwargs,
 ) -> None:
     """Split, start, train, and keep the means that the tables need."""
+
+    def describe() -> dict:
+        return fingerprint(model, None if data.in_memory else data.fingerprint())
+
     seed = int(torch.randint(2**31, ()))
     data.split(train_size, validation_size, seed)
     if ckpt_path is not None:
-        data.load_state_dict(_saved_data(ckpt_path, type(data).__name__))
+        state = read_own_checkpoint(ckpt_path, describe()).get(type(data).__name__)
+        if state is None:
+            raise ValueError(f"{ckpt_path} was made from other files, or from cells in memory; expected the same data.")
+        data.load_state_dict(state)
     data.batch_size = batch_size
     if not data.n_train:
         raise ValueError("there are no training cells.")
@@ -93,6 +99,7 @@ def run(
         alarm=False,
         accelerator=accelerator,
         ckpt_path=ckpt_path,
+        describe=describe,
         **trainer_kwargs,
     )
     _keep_means(module, data)
@@ -113,21 +120,3 @@ def _keep_means(module, data: ContextDataModule) -> None:
         codes = data.codes[data.train_idx, f]
         shares.append(np.bincount(codes[codes >= 0], minlength=size) / max((codes >= 0).sum(), 1))
     module.frequencies.copy_(torch.as_tensor(np.concatenate(shares)))
-
-
-def _saved_data(ckpt_path: str, name: str) -> dict:
-    """State of the data in a checkpoint.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is no checkpoint of such a run.
-    """
-    if not Path(ckpt_path).is_file():
-        raise FileNotFoundError(f"ckpt_path={str(ckpt_path)!r} is not a file; expected a checkpoint to resume.")
-    state = torch.load(ckpt_path, map_location="cpu", weights_only=True).get(name)
-    if state is None:
-        raise ValueError(f"{ckpt_path} holds no split of cells; expected a checkpoint written by CycleAE.train().")
-    return state

@@ -5,6 +5,8 @@ from pathlib import Path
 import lightning.pytorch as lp
 import pandas as pd
 
+from ...io._atomic import install_file, partial
+
 
 class HistoryFile(lp.Callback):
     """Write the logged values of every epoch to a CSV file; a resumed run replaces the epochs that it repeats.
@@ -23,6 +25,6 @@ class HistoryFile(lp.Callback):
         row = {"epoch": trainer.current_epoch} | {k: float(v) for k, v in trainer.callback_metrics.items()}
         earlier = pd.read_csv(self.path) if self.path.exists() else pd.DataFrame({"epoch": []})
         table = pd.concat([earlier[earlier["epoch"] < row["epoch"]].astype({"epoch": int}), pd.DataFrame([row])])
-        partial = self.path.with_name(self.path.name + ".part")
-        table.to_csv(partial, index=False)
-        partial.replace(self.path)
+        with partial(self.path) as part:
+            table.to_csv(part, index=False)
+            install_file(part, self.path)

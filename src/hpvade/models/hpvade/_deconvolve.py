@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._keys import Keys
 from ...io._bulk import MAX_DEPTH, AlignedBulk
+from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
 from ._consensus import StudyFit, average, disagreement
@@ -303,6 +304,7 @@ def deconvolve(
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
         bulk.varm[Keys.unknown(key_added)] = profile.reindex(bulk.var_names).to_frame(UNKNOWN)
         bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
+    make_writable(bulk.obsm, (key_added, Keys.rna(key_added), Keys.nnls(key_added)))
     return result.copy()
 
 
@@ -356,9 +358,9 @@ def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.nd
     missing, extra = [t for t in types if t not in table.columns], [t for t in table.columns if t not in types]
     if missing or extra:
         raise ValueError(f"prior must name every type once; missing: {missing}, unknown: {extra}.")
-    if absent := [name for name in samples if name not in table.index]:
-        raise ValueError(f"prior lacks {len(absent)} samples, such as {absent[:3]}; expected a row for each.")
-    values = table.loc[samples, types].to_numpy(dtype=np.float64)
+    if table.columns.has_duplicates:
+        raise ValueError(f"prior must name every type once; found {list(table.columns)}.")
+    values = table[types].iloc[rows_of(table, samples, "prior")].to_numpy(dtype=np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all() and (values.sum(axis=1) > 0).all()):
         raise ValueError("prior has negative, missing or infinite fractions, or a row of zeros; expected fractions.")
     return values

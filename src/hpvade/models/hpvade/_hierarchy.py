@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
 from ..._keys import Keys
+from ...io._names import writable
 from ...reference._measured import placed
 from ...solvers import marker_genes
 from ._deconvolve import Estimate, estimate
@@ -243,7 +244,7 @@ class HierarchyMethods:
         tables[LEAF] = leaves
         for level, table in tables.items():
             table.columns.name = None
-            bulk_adata.obsm[Keys.level(key_added, level)] = table.copy()
+            bulk_adata.obsm[Keys.level(key_added, level)] = writable(table.copy())
         bulk_adata.uns[key_added] = about
         return tables
 

@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data.fields import LayerField, NumericalObsField
+from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing, OnBadSample
+from ...io._names import rows_of, writable
 from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
@@ -26,12 +27,10 @@ from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
 from ...reference._studies import Studies
 from ...solvers import robust
-from ...train._cells import CellManager
-from ...train._fit import check_options, fit, saved_split
+from ...train._fit import check_options, fit, run_seed, saved_split
 from ...train._runner import ResumableTrainRunner
-from ...train._splitter import split_cells, torch_rng
+from ...train._splitter import split_cells
 from .._base import BaseModel, VAEMethods, choose_device
-from .._fields import UsedCategoriesField
 from ._calibration import CalibrationMethods
 from ._dask import deconvolve
 from ._deconvolve import PRIOR_WEIGHT
@@ -201,17 +200,15 @@ class HPVADE(
         load_obs(adata)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            UsedCategoriesField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            UsedCategoriesField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            UsedCategoriesField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
         if study_key is not None:
-            fields.append(UsedCategoriesField(_STUDY, study_key))
+            fields.append(CategoricalObsField(_STUDY, study_key))
         if n_cells_key is not None:
             fields.append(NumericalObsField(_N_CELLS, n_cells_key))
-        manager = CellManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def cell_types(self) -> list[str]:
@@ -293,7 +290,9 @@ class HPVADE(
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         simulation = self._simulation(simulation_kwargs or {})
-        rng = torch_rng()
+        seed = run_seed(ckpt_path)
+        split_rng = np.random.default_rng(seed)
+        (rng,) = split_rng.spawn(1)  # a resumed run draws no split
         types, donors, study_of_donor = self._codes(REGISTRY_KEYS.LABELS_KEY), *self._donors()
         split = saved_split(self, ckpt_path)
         n_cells = self._registered_n_cells()
@@ -305,7 +304,7 @@ class HPVADE(
                 )
             max_epochs, split = 0, (np.arange(self.adata.n_obs), *np.zeros((2, 0), dtype=np.int64))
         if split is None:
-            split = split_cells(types, donors, rng, train_size=train_size, validation_size=validation_size)
+            split = split_cells(types, donors, split_rng, train_size=train_size, validation_size=validation_size)
         X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         data = TrainingData(
             X,
@@ -353,13 +352,14 @@ class HPVADE(
                 accelerator=accelerator,
                 devices=devices,
                 ckpt_path=ckpt_path,
+                seed=seed,
                 **trainer_kwargs,
             )
             self.module.network_trained.fill_(True)
         self._describe(*data.whole)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
-        self.adata.varm[Keys.SIGNATURES] = self.get_signature_matrix().set_axis(self.adata.var_names)
+        self.adata.varm[Keys.SIGNATURES] = writable(self.get_signature_matrix().set_axis(self.adata.var_names))
 
     def deconvolve(
         self,
@@ -503,7 +503,7 @@ class HPVADE(
         scratch = bulk_adata.copy()
         key = truth if isinstance(truth, str) else Keys.TRUE_PROPORTIONS
         if not isinstance(truth, str):
-            scratch.obsm[key] = truth.loc[scratch.obs_names]
+            scratch.obsm[key] = truth.iloc[rows_of(truth, scratch.obs_names, "truth")]
         self.deconvolve(scratch, **kwargs)
         return evaluate(scratch, key, prediction_key=kwargs.get("key_added", Keys.PROPORTIONS))
 
@@ -607,8 +607,7 @@ class HPVADE(
         ValueError
             The model was loaded without data; a number is out of range.
         """
-        if self.adata is None:
-            raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
+        self._require_data()
         return simulate_from_cells(
             self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
             self._codes(REGISTRY_KEYS.LABELS_KEY),

@@ -7,7 +7,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -94,9 +93,7 @@ class CellModel(BaseModel):
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, **kwargs)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also check new cells, and put their genes into the model's order, in a copy."""
@@ -131,10 +128,6 @@ class CellModel(BaseModel):
             self.deregister_manager(self._aligned)
         self._aligned = copy
         self.register_manager(self.adata_manager.transfer_fields(copy))
-
-    def _require_data(self, method: str) -> None:
-        if self.adata is None:
-            raise ValueError(f"the model was loaded without data; {method} needs it. Use IVAE.load(dir, adata).")
 
 
 def _check_numbers(values: pd.Series, key: str, *, positive: bool) -> None:

@@ -3,7 +3,6 @@
 Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
 """
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,11 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
-from ...train._fit import check_options, fit, saved_split
-from ...train._plan import CellPlan
-from ...train._runner import ResumableTrainRunner
-from ...train._splitter import CellSplitter, split_cells, torch_rng
+from ...train._splitter import split_cells, torch_rng
 from .._base import VAEMethods
+from .._training import Budget, CellTraining
 from ._data import CellModel
 from ._expression import ExpressionMethods
 from ._metrics import clustering_metrics
@@ -26,10 +22,8 @@ from ._module import IVAEModule
 from ._options import module_options
 from ._start import start_from_counts
 
-_STEPS = 2500  # a budget: a minute or two for 2,000 genes on two cores
 
-
-class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
+class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
     """Embed cells in a latent space and, through it, in a bottleneck of two or three axes that can be read.
 
     A variational autoencoder of counts. Its latent vector is compressed to the bottleneck by a linear map, expanded by
@@ -77,9 +71,7 @@ class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
     (2638, 2)
     """
 
-    _data_splitter_cls = CellSplitter
-    _training_plan_cls = CellPlan
-    _train_runner_cls = ResumableTrainRunner
+    _budget = Budget(steps=2500, least=10, most=400)  # a minute or two for 2,000 genes on two cores
 
     def __init__(
         self,
@@ -165,37 +157,24 @@ class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
         RuntimeError
             A loss is not finite, naming the term; the model keeps the weights from before.
         """
-        self._require_data("train")
-        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
-        split = saved_split(self, ckpt_path)
-        if split is None:
-            alike = np.zeros(self.adata.n_obs, dtype=np.int64)
-            sizes = {"train_size": train_size, "validation_size": validation_size}
-            split = split_cells(alike, alike, torch_rng(), **sizes)
-        if max_epochs is None:
-            max_epochs = int(np.clip(-(-_STEPS // -(-len(split[0]) // batch_size)), 10, 400))
-        with warnings.catch_warnings():
-            # no layer of the model depends on the size of a minibatch
-            warnings.filterwarnings("ignore", "Last batch will have a small size")
-            splitter = self._data_splitter_cls(
-                self.adata_manager, split=split, batch_size=batch_size, **(datasplitter_kwargs or {})
-            )
-        plan_defaults = {"lr": 1e-4, "weight_decay": 0.0, "n_epochs_kl_warmup": max(max_epochs // 10, 1)}
-        fit(
-            self,
-            splitter,
-            initialise=None if self.is_trained_ else lambda: start_from_counts(self),
-            plan_kwargs=plan_defaults | (plan_kwargs or {}),
+        self._require_data()
+        alike = np.zeros(self.adata.n_obs, dtype=np.int64)
+        sizes = {"train_size": train_size, "validation_size": validation_size}
+        self._train_on_cells(
+            lambda: split_cells(alike, alike, torch_rng(), **sizes),
+            initialise=lambda split: start_from_counts(self),
+            plan_defaults={"lr": 1e-4, "weight_decay": 0.0},
+            trainer_defaults={"early_stopping_monitor": "elbo_validation"},
             max_epochs=max_epochs,
+            batch_size=batch_size,
             early_stopping=early_stopping,
             checkpoint_dir=checkpoint_dir,
-            alarm=False,
+            ckpt_path=ckpt_path,
             accelerator=accelerator,
             devices=devices,
-            ckpt_path=ckpt_path,
-            **{"early_stopping_monitor": "elbo_validation"} | trainer_kwargs,
+            plan_kwargs=plan_kwargs,
+            datasplitter_kwargs=datasplitter_kwargs,
+            trainer_kwargs=trainer_kwargs,
         )
         for key, embedding in self.get_embeddings().items():
             self.adata.obsm[key] = embedding
@@ -339,7 +318,7 @@ class IVAE(VAEMethods, ExpressionMethods, UnsupervisedTrainingMixin, CellModel):
         KeyError
             The column is absent.
         """
-        self._require_data("get_metrics")
+        self._require_data()
         latent = self.get_latent_representation()
         labels = self._labels(labels)
         if sample is not None and sample < len(latent):
