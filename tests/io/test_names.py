@@ -75,7 +75,7 @@ def case():
     """A reference with such names, its model, and bulk."""
     scvi.settings.seed = 0
     reference, bulk = hp.datasets.planted_cohort(
-        n_types=len(TYPES), n_genes=150, n_cells=420, n_donors=3, n_samples=8, seed=1
+        n_types=len(TYPES), n_genes=260, n_cells=420, n_donors=3, n_samples=8, seed=1
     )
     old = list(bulk.obsm["proportions"].columns)
     names = dict(zip(old, TYPES, strict=True))

@@ -1,6 +1,8 @@
 """What comes from outside: files of bulk and of cells, matrices in any form, gene names and units."""
 
-from ._read_bulk_file import read_bulk
-from ._read_reference_file import read_reference
+import lazy_loader as _lazy
 
-__all__ = ["read_bulk", "read_reference"]
+# on first use: `hpvade --help` passes through this room, too
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submod_attrs={"_read_bulk_file": ["read_bulk"], "_read_reference_file": ["read_reference"]}
+)

@@ -57,7 +57,7 @@ def read_obs(path: Path) -> pd.DataFrame:
 def read_numbers(path: Path) -> pd.DataFrame:
     """A table of numbers with the names of its rows in the first column, such as proportions of samples.
 
-    A row without any number, which a skipped sample has, is NaN.
+    A row without any number in several columns, which a skipped sample has, is NaN.
     """
     kind = file_kind(path)
     if kind not in ("text", "xlsx"):
@@ -71,7 +71,8 @@ def read_numbers(path: Path) -> pd.DataFrame:
     for index, what in ((names, "sample"), (columns, "column")):
         if index.has_duplicates:
             raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once.")
-    given = ~cells.rows.iloc[:, 1:].fillna("").apply(lambda c: c.str.strip().isin(_NOTHING)).all(axis=1).to_numpy()
+    empty = cells.rows.iloc[:, 1:].apply(lambda cell: cell.isna() | cell.astype(str).str.strip().isin(_NOTHING))
+    given = ~(empty.all(axis=1) & (len(columns) > 1)).to_numpy()
     values = np.full((len(names), len(columns)), np.nan)
     values[given] = to_numbers(cells.rows.iloc[given, 1:], names[given], columns, path.name)[0]
     return pd.DataFrame(values, index=names, columns=columns)

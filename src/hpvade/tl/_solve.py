@@ -81,7 +81,8 @@ def solve(
         (:func:`hpvade.solvers.marker_genes`); a number of genes with the largest spread over types; these by name; or
         all that reference and bulk share (None). Sums over a type's RNA are always over all genes of the reference.
     cell_size
-        RNA content per cell of each type: ``"pooled"`` (the reference's counts per cell and the published tables),
+        RNA content per cell of each type: ``"pooled"`` (the reference's counts per cell; for bulk of another platform
+        pooled with the published tables, as the model does),
         ``"umi"`` (the reference's alone: right for bulk made from cells of the same protocol), ``"epic"``,
         ``"quantiseq"``, ``"abis"``, None (equal), or a dict ``{type: size}``.
     fractions
@@ -170,11 +171,16 @@ def solve(
     solved = [
         _run(method, batch, profiles, at, content, device, options) for batch, at in zip(batches, chosen, strict=True)
     ]
-    rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in zip(*solved, strict=True))
+    used = [_sizes(sizes, umi, distance) if cell_size == "pooled" else sizes for *_, distance in solved]
+    cells = [rna / own for (rna, *_), own in zip(solved, used, strict=True)]
+    rna, baseline, _ = zip(*solved, strict=True)
+    cells, rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in (cells, rna, baseline))
+    n_samples = [len(batch.samples) for batch in batches]
+    sizes = np.average([own / own.mean() for own in used], axis=0, weights=n_samples)
     measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch in batches])
     key = Keys.solved(method) if key_added is None else key_added
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
-    result.obsm[key] = closed(rna / sizes) if fractions == "cell" else rna
+    result.obsm[key] = cells if fractions == "cell" else rna
     result.obsm[Keys.rna(key)] = rna
     result.obsm[Keys.nnls(key)] = baseline
     make_writable(result.obsm, (key, Keys.rna(key), Keys.nnls(key)))
@@ -194,6 +200,14 @@ def solve(
         **exceptions(bulk, batches),
     }
     return result if copy else None
+
+
+def _sizes(pooled: np.ndarray, umi: np.ndarray, distance: float) -> np.ndarray:
+    """RNA content per cell (types,) as the model takes it: pooled as far as the bulk is of another platform."""
+    from ..models.hpvade._deconvolve import trust_in_published_sizes
+
+    ratio = pooled / umi
+    return umi * (ratio / ratio.mean()) ** trust_in_published_sizes(distance)
 
 
 def _table(bulk: AnnData, types: list[str], batches: list[Batch], parts) -> pd.DataFrame:
@@ -329,14 +343,14 @@ def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
 
 
 def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device, options) -> tuple:
-    """Fractions of RNA by the solver, and cells by plain NNLS on all genes; both (samples x types).
+    """Fractions of RNA by the solver, and of cells by plain NNLS on all genes (samples x types); platform distance.
 
     `content` (types,) is the RNA content per cell with which equal numbers of cells become a prior.
     """
     import torch
 
     from .. import solvers
-    from ..models.hpvade._deconvolve import PRIOR_WEIGHT
+    from ..models.hpvade._deconvolve import FACTOR_SAMPLES, PRIOR_WEIGHT, cohort_distance
 
     shares, mean_counts, on, index = (
         torch.from_numpy(x).to(device) for x in (batch.bulk.shares, profiles.mean_counts, batch.present, chosen)
@@ -354,5 +368,7 @@ def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device
             "depth": torch.from_numpy(batch.bulk.depth).to(device),
         } | options
     found = getattr(solvers, method)(*arguments, **options)
-    rna = found.rna_proportions if method == "robust" else found
-    return rna.double().cpu().numpy(), baseline.cpu().numpy()
+    rna = (found.rna_proportions if method == "robust" else found).double()
+    among = rna / rna.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    distance = cohort_distance(shares.double(), on, among, mean_counts, FACTOR_SAMPLES)
+    return rna.cpu().numpy(), baseline.cpu().numpy(), distance

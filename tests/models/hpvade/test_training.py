@@ -178,7 +178,7 @@ def donor_average(X, types, donors, names):
     return np.stack(columns, axis=1) * relative
 
 
-@pytest.mark.parametrize(("n_cells", "epochs", "steps"), [(480, 40, 10), (8000, 10, 40)])
+@pytest.mark.parametrize(("n_cells", "epochs", "steps"), [(480, 10, 10), (8000, 10, 10)])
 def test_the_default_budget_does_not_grow_with_cells(planted, fit, n_cells, epochs, steps, monkeypatch):
     from hpvade.models.hpvade import _model
 

@@ -48,7 +48,7 @@ from ._training_data import TrainingData
 
 # A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
 # if that is shorter, but at least ten steps, so that validation, early stopping and warm-up have epochs to work with.
-_STEPS, _EPOCHS, _MIN_STEPS = 400, 10, 10
+_STEPS, _EPOCHS, _MIN_STEPS = 100, 10, 10
 _STUDY, _N_CELLS = "study", "n_cells"  # names in the registry
 
 
@@ -249,8 +249,9 @@ class HPVADE(
         Parameters
         ----------
         max_epochs
-            Most passes over the cells. When None, 400 optimisation steps, whatever the number of cells: of a large
-            reference the networks see a random part. 0 trains no network: signature, RNA content, folds and intervals
+            Most passes over the cells. When None, 100 optimisation steps, whatever the number of cells: of a large
+            reference the networks see a random part. More steps give a clearer latent space, not better proportions
+            (benchmarks/RESULTS.md). 0 trains no network: signature, RNA content, folds and intervals
             are there, :meth:`deconvolve` answers, and what needs the networks (latent space, `refine=False`) says so.
         accelerator, devices
             As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
