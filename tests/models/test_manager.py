@@ -41,6 +41,7 @@ def test_models_and_data_are_freed(family, cells):
     if isinstance(model, hp.RegularizedMultimodalVI):
         other = model.adata.copy()
     cls, watched = type(model), [weakref.ref(x) for x in (model, model.adata, adata, other)]
+    gc.collect()  # what other tests left
     before = stores(cls)
     use(model, other)
     assert cls._per_instance_manager_store[model.id]

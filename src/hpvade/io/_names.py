@@ -45,9 +45,9 @@ def writable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_writable(tables: MutableMapping, keys: Iterable[str]) -> None:
-    """Do so with some tables of an `obsm` or `varm`."""
+    """Do so with some tables of an `obsm` or `varm`, as far as they are there."""
     for key in keys:
-        if (table := writable(tables[key])) is not tables[key]:
+        if key in tables and (table := writable(tables[key])) is not tables[key]:
             tables[key] = table
 
 

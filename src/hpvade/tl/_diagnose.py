@@ -144,7 +144,9 @@ def diagnose(
         summary["evaluation"] = evaluation
     rows["verdict"], rows["flagged"] = sample_verdicts(rows)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
-    summary["intervals"], summary["merges"], unresolved = resolution(model, bulk, **reading)
+    summary["intervals"], summary["merges"], unresolved = resolution(
+        model, bulk, on_bad_sample=on_bad_sample, **reading
+    )
     summary["messages"] = np.array([*cohort_messages(summary, rows), *unresolved], dtype=object)
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     rows = _with_skipped(rows, found.bulk)

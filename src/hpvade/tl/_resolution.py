@@ -26,7 +26,7 @@ def resolution(model, bulk: AnnData, **reading) -> tuple[pd.DataFrame, pd.DataFr
     def intervals(mapping: dict[str, str] | None) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is to be said of the bulk was said before
-            return typical(model.get_proportion_intervals(bulk, mapping=mapping, **reading))
+            return typical(model.get_proportion_intervals(bulk, mapping=mapping, **reading).dropna())
 
     types = intervals(None).loc[list(model.cell_types)]
     absent = (types["lower"] < ABSENT) & (types["upper"] > PRESENT)

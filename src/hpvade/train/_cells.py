@@ -17,7 +17,7 @@ class CellManager(AnnDataManager):
 
     def create_torch_dataset(self, indices=None, data_and_attributes=None, load_sparse_tensor: bool = False) -> Dataset:
         """Data set of some cells, in the order of `indices`; see scvi-tools."""
-        if not on_disk(self.get_from_registry(REGISTRY_KEYS.X_KEY)):
+        if REGISTRY_KEYS.X_KEY not in self.data_registry or not on_disk(self.get_from_registry(REGISTRY_KEYS.X_KEY)):
             return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
         dataset = StoredCells(self, data_and_attributes)
         return dataset if indices is None else Subset(dataset, np.arange(len(dataset))[indices])

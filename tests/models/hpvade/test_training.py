@@ -400,7 +400,7 @@ def test_one_epoch_without_validation(planted, fit):
     assert np.isfinite(model.deconvolve(bulk)).all(axis=None)
 
 
-def test_default_number_of_epochs_is_about_400_steps(planted):
+def test_default_number_of_epochs_is_about_100_steps(planted):
     reference, _ = planted()
     hp.HPVADE.setup_anndata(reference, "cell_type")
     model = hp.HPVADE(reference)
@@ -413,7 +413,7 @@ def test_default_number_of_epochs_is_about_400_steps(planted):
 
     model.train(callbacks=[Look()], min_epochs=0, **QUIET)
     epochs, steps = seen[0]
-    assert epochs * steps == 400 and epochs >= 10
+    assert epochs * steps == 100 and epochs >= 10
 
 
 def test_constant_predictor_alarm(planted, fit):
