@@ -132,7 +132,7 @@ def test_attributes_and_registry(which):
     assert set(model.train_indices) | set(model.validation_indices) == set(range(90))
     assert type(model).__name__ in repr(model) and "trained for 3 epochs; 90 cells x 40 " in repr(model)
     data = model.adata
-    assert model.get_anndata_manager(data) is model.adata_manager
+    assert model.get_anndata_manager(data).registry == model.adata_manager.registry
     assert len(model.get_from_registry(data, "batch")) == 90
     assert model.registry["setup_args"]["batch_key"] == "batch"
 

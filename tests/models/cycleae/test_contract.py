@@ -23,7 +23,7 @@ def registry_view(model, adata):
     np.testing.assert_array_equal(codes[:, 0], adata.obs["condition"].cat.codes)
     np.testing.assert_array_equal(model.data_registry("context") is not None, True)
     assert list(model.get_state_registry("context")["fields"]) == model.fields
-    assert model.get_anndata_manager(adata) is model.adata_manager
+    assert model.get_anndata_manager(adata).registry == model.adata_manager.registry
 
 
 def transfer(model, adata):
