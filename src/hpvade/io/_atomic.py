@@ -186,10 +186,18 @@ def _claim(where: Path) -> tuple[Path, int | None]:
         work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
         if fcntl is None:
             return work, None
-        lock = os.open(work, os.O_RDONLY)
-        with contextlib.suppress(OSError):
+        try:
+            lock = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:  # another writer took it for stale before it was locked
+            continue
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if work.exists():  # another writer may have taken it for stale in between
+        except BlockingIOError:  # that writer is about to remove it
+            os.close(lock)
+            continue
+        except OSError:  # a file system without locks
+            pass
+        if work.exists():
             return work, lock
         os.close(lock)
 
