@@ -153,3 +153,11 @@ def test_genes_are_translated_on_request(run, files, model, tmp_path):
     ad.read_h5ad(files.bulk).to_df().T.to_csv(tmp_path / "bulk.csv", index_label="gene")
     result = run("deconvolve", tmp_path / "bulk.csv", "--model", model, "--map-genes", "-o", tmp_path / "p.csv", code=1)
     assert "no genes of human or mouse that the tables know" in result.stderr
+
+
+def test_blood_needs_no_reference(run, tmp_path):
+    bulk = hp.datasets.pbmc_bulk()
+    bulk.write_h5ad(tmp_path / "bulk.h5ad")
+    run("deconvolve", tmp_path / "bulk.h5ad", "--model", "blood", "-o", tmp_path / "p.csv")
+    expected = hp.HPVADE.load(hp.datasets.blood_model()).deconvolve(bulk)
+    np.testing.assert_allclose(read_table(tmp_path / "p.csv"), expected, atol=1e-6)

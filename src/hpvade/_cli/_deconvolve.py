@@ -77,7 +77,11 @@ def deconvolve(
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Use the model of `hpvade train` instead of training one.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Use the model of `hpvade train`, or 'blood', the one in the package, instead of training one.",
+        ),
     ] = None,
     save_model: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the trained model here.")] = None,
     nnls: Annotated[
@@ -90,6 +94,8 @@ def deconvolve(
     Example: `hpvade deconvolve ref.h5ad bulk.tsv -o proportions.csv --labels-key cell_type`
 
     With a trained model: `hpvade deconvolve bulk.tsv --model model/ -o proportions.csv`
+
+    Blood, without a reference: `hpvade deconvolve bulk.tsv --model blood -o proportions.csv`
 
     The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
     sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1; a sample that was skipped has none.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from ..models.hpvade._model import HPVADE
 
+BLOOD = "blood"  # name of the model in the package
+
 
 def quiet() -> None:
     """Keep the notes of the training libraries off the terminal; after their import, which sets the levels."""
@@ -45,7 +47,11 @@ def fit(
 
 
 def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
-    """The model saved in `folder`; it needs no reference."""
+    """The model saved in `folder`, or the one of the package with that name; it needs no reference."""
+    if str(folder) == BLOOD and not folder.exists():
+        from ..datasets import blood_model
+
+        folder = blood_model()
     check_input(folder, folder=True)
     from ..models.hpvade._model import HPVADE
 
