@@ -14,7 +14,7 @@ PRESETS = MappingProxyType(
             "dropout_rate": 0.1,
             "lambda_kl": 1.0,
             "lambda_proto": 1.0,
-            "lambda_ref": 10.0,  # held near what was measured: learned changes improved no cohort (RESULTS.md)
+            "lambda_ref": 0.1,
             "lambda_bulk": 1.0,
             "lambda_bulk_recon": 0.5,
             "gene_dropout": 0.2,

@@ -16,6 +16,10 @@ from ...nn._normalize import Standardizer, log1p_cp10k
 from ...solvers import RobustFit, marker_genes, robust
 from ._module import HP_VADE
 
+# Adam moves a parameter by its learning rate whatever its gradient; a signature that follows at a tenth of the pace of
+# the networks stays what was measured in a short training (benchmarks/RESULTS.md, "Steps of training")
+PACE = 0.1
+
 
 class DeconvolutionModule(BaseModuleClass):
     """What both configurations share: buffers filled from the reference, and the interface of the two streams.
@@ -178,9 +182,13 @@ class HPVADEModule(DeconvolutionModule):
         """`signature` as one study measured it (all genes x types)."""
         return self.study_mean_counts[study] * self.learned()
 
+    def change(self) -> Tensor:
+        """Delta (model genes x types): log change of the measured signature."""
+        return PACE * self.log_change
+
     def learned(self) -> Tensor:
         """Factors (all genes x types) that training put on the measured signature; 1 where networks do not look."""
-        return torch.ones_like(self.mean_counts).index_copy(0, self.gene_index, self.log_change.exp())
+        return torch.ones_like(self.mean_counts).index_copy(0, self.gene_index, self.change().exp())
 
     @staticmethod
     def upgrade(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -189,7 +197,7 @@ class HPVADEModule(DeconvolutionModule):
         if "log_S" in tensors:
             seen = tensors["gene_index"]
             start, end = tensors["log_S_ref"][seen], tensors.pop("log_S")[seen]
-            tensors |= {"log_S_ref": start, "log_change": end - start}
+            tensors |= {"log_S_ref": start, "log_change": (end - start) / PACE}
         return tensors
 
     @auto_move_data
@@ -220,11 +228,11 @@ class HPVADEModule(DeconvolutionModule):
         reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
         kl = _kl_to_standard(inference_outputs["qz"])
         # multinomial likelihood of the counts under the type's column, against the start's: its optimum is the mean
-        change = log_softmax(self.log_S_ref + self.log_change, 0) - log_softmax(self.log_S_ref, 0)
+        change = log_softmax(self.log_S_ref + self.change(), 0) - log_softmax(self.log_S_ref, 0)
         # sums per type by a product: the gradient of indexing by label adds up in an order that threads decide
         counts = one_hot(labels, self.n_types).to(x.dtype).T @ x
         proto = -(counts * change.T).sum() / x.sum().clamp(min=1)
-        prior = self.log_change.square().mean()
+        prior = self.change().square().mean()
         cells = (reconstruction.mean() + kl_weight * self.lambda_kl * kl.mean()) / n_genes
         loss = cells + self.lambda_proto * proto + self.lambda_ref * prior
         return LossOutput(
@@ -247,7 +255,7 @@ class HPVADEModule(DeconvolutionModule):
             present = (torch.rand(bulk.shape[1], device=bulk.device) < kept).float()
         logits = self.logits(bulk, present)
         prop = _kl(truth, logits)
-        mixture = truth @ (self.log_S_ref + self.log_change).exp().T
+        mixture = truth @ (self.log_S_ref + self.change()).exp().T
         recon = (self.bulk_weight * (log1p_cp10k(mixture) - log1p_cp10k(bulk)).square()).mean()
         monitored = _monitor(truth, logits.detach())
         if not self.training:
