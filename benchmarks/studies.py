@@ -110,19 +110,33 @@ def combined(found, types: list[str]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(x, columns=types) for name, x in ways.items()}
 
 
-def score(table: pd.DataFrame, bulk: ad.AnnData, entry: dict, classes: dict[str, str]) -> str:
-    """Per-type r and RMSE."""
+def mapping_of(types, entry: dict, classes: dict[str, str]) -> dict[str, str]:
+    """Which column of the truth each type counts towards."""
     merge = entry.get("merge", {})
     columns = {merge.get(c, c): column for column, c in entry["truth"].items()}
-    mapping = {t: columns[merge.get(c, c)] for t, c in classes.items() if merge.get(c, c) in columns}
-    mapping |= {new: mapping[old] for old, new in NAMES.items() if old in mapping}
-    mapping |= {new: columns[merge.get(old, old)] for old, new in NAMES.items() if merge.get(old, old) in columns}
-    mapping["Plasma cells"] = columns["B"]
+    old = {new: old for old, new in NAMES.items()} | {"Plasma cells": "B"}
+    found = {name: classes.get(old.get(name, name), old.get(name, name)) for name in types}
+    return {name: columns[merge.get(c, c)] for name, c in found.items() if merge.get(c, c) in columns}
+
+
+def score(table: pd.DataFrame, bulk: ad.AnnData, entry: dict, classes: dict[str, str]) -> str:
+    """Per-type r and RMSE."""
     table = table.set_axis(bulk.obs_names)
-    mapping = {name: mapping[name] for name in table.columns if name in mapping}
+    mapping = mapping_of(table.columns, entry, classes)
     predicted, truth = hp.tl.compare(table, bulk.obsm[entry["truth_key"]], mapping)
     predicted, truth = predicted.to_numpy(), truth.to_numpy()
     return f"{metrics.per_type_r(predicted, truth):.3f} / {metrics.rmse(predicted, truth):.3f}"
+
+
+def coverage(model: hp.HPVADE, bulk: ad.AnnData, entry: dict, classes: dict[str, str], **options) -> str:
+    """Share of the truth inside the 90 % intervals, and their mean width."""
+    mapping = mapping_of(model.cell_types, entry, classes)
+    table = model.get_proportion_intervals(bulk, mapping=mapping, **options)
+    lower, upper = (table.xs(bound, axis=1, level="bound") for bound in ("lower", "upper"))
+    truth = bulk.obsm[entry["truth_key"]][lower.columns]
+    truth = truth.div(truth.sum(axis=1), axis=0)
+    inside = ((truth >= lower) & (truth <= upper)).to_numpy().mean()
+    return f"{inside:.2f} / {(upper - lower).to_numpy().mean():.3f}"
 
 
 def main() -> None:
@@ -138,6 +152,7 @@ def main() -> None:
     }
     parts = studies(folder, classes)
     rows: dict[str, dict[str, str]] = {}
+    intervals: dict[str, dict[str, str]] = {}
     shippable = {name: parts[name] for name in ("pbmc3k", "hao cells", "hao sums")}
     sets = {"all five": parts, "shipped three": shippable}
     sets |= {f"without {name}": {k: v for k, v in parts.items() if k != name} for name in parts}
@@ -147,6 +162,7 @@ def main() -> None:
             options = {"input_type": "log2" if entry.get("transform") == "exp2" else "auto"}
             found = estimate(model, bulk, **options)
             answers = combined(found, model.cell_types)
+            intervals.setdefault(label, {})[cohort] = coverage(model, bulk, entry, classes, **options)
             for name, table in answers.items():
                 if name == "mean" or label in ("all five", "shipped three"):
                     rows.setdefault(f"{label}: {name}", {})[cohort] = score(table, bulk, entry, classes)
@@ -161,6 +177,13 @@ def main() -> None:
                 rows.setdefault("constant", {})[cohort] = f"- / {metrics.rmse(constant, truth):.3f}"
     print("\nper-type r / RMSE\n")
     print(pd.DataFrame(rows).T.to_markdown())
+    for name, part in parts.items():
+        model = model_of({name: part})
+        for cohort, (bulk, entry) in cohorts.items():
+            options = {"input_type": "log2" if entry.get("transform") == "exp2" else "auto"}
+            intervals.setdefault(f"{name} alone", {})[cohort] = coverage(model, bulk, entry, classes, **options)
+    print("\n90 % intervals: coverage / mean width\n")
+    print(pd.DataFrame(intervals).T.to_markdown())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from ._signature import reference_signature
 
 _SEED = 20150521
 N_FOLDS = 5
+NEVER = N_FOLDS  # the fold of cells that are never held out
+N_CODES = N_FOLDS + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,12 @@ class Fold:
 def folds(chunks: ChunkSums, fold: np.ndarray, *, n_samples: int = 60) -> Iterator[Fold]:
     """Go over the folds: each one's cells mixed into bulk, and the signature of the others.
 
-    `fold` (chunks,) says where each chunk belongs, see `assign_folds`; no chunk may hold cells of two. The random
-    numbers are fixed, so that no other stream of them moves.
+    `fold` (chunks,) says where each chunk belongs, see `assign_folds`, or `NEVER`; no chunk may hold cells of two. The
+    random numbers are fixed, so that no other stream of them moves.
     """
     rng, n_types = np.random.default_rng(_SEED), chunks.n_types
     composition = np.bincount(chunks.types, weights=chunks.n_cells, minlength=n_types)
-    for f in np.unique(fold):
+    for f in np.unique(fold[fold != NEVER]):
         held_out, others = chunks.select_chunks(fold == f), chunks.types[fold != f]
         rest = chunks.select_chunks((fold != f) | ~np.isin(chunks.types, others))
         judged = np.isin(np.arange(n_types), held_out.types) & np.isin(np.arange(n_types), others)

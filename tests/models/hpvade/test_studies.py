@@ -157,6 +157,9 @@ def test_one_row_per_type_is_enough(planted):
     model = hp.HPVADE(sums)
     model.train(**QUIET)
     cells = fitted(planted()[0], study_key=None)
+    intervals = model.get_proportion_intervals(bulk)
+    assert intervals.notna().all(axis=None)  # nothing can be held out of single sums: the scale of other platforms
+    np.testing.assert_array_equal(model.module.interval_scale, 2.0)
     assert np.abs(model.deconvolve(bulk.copy()) - cells.deconvolve(bulk.copy())).to_numpy().max() < 0.03
 
 

@@ -20,6 +20,7 @@ from ._deconvolve import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_
 # development references; benchmarks/pseudobulk.py measures the coverage.
 SCALE_OTHER, SIZE_SD_OTHER = 2.0, 0.25
 _NORMAL_90, _MIN_SCALE = 1.645, 0.5  # a lucky draw makes no claim
+_SIZE_SD = 0.1  # of log RNA content between donors, where there are none to compare
 
 
 @torch.no_grad()
@@ -54,6 +55,9 @@ def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> 
         ratios.append(ratio.masked_fill(~judged, torch.nan))
         log_size = torch.from_numpy(fold.log_size).to(device)
         sizes.append(log_size - log_size.nanmean())
+    if not ratios or torch.cat(ratios).isnan().all():  # sums of few donors: nothing can be held out
+        unknown = torch.ones(module.n_types, dtype=torch.float64, device=device)
+        return _scale_other(module.n_studies) * unknown, _SIZE_SD * unknown
     ratio, size = torch.cat(ratios), torch.stack(sizes)
     pooled = torch.nanquantile(ratio, level)
     scale = torch.fmax(torch.nanquantile(ratio, level, dim=0), pooled)  # fmax: a type never judged takes the pooled one
@@ -187,12 +191,17 @@ class IntervalMethods:
             for weight, fit in zip(weights.T, fits, strict=True):  # the noise is theirs in common: the bulk's platform
                 distance = trust_in_published_sizes(fit.platform_distance)
                 sizes = fit.sizes.double() * torch.exp(_towards(self.module.size_sd, other, distance) * size_noise)
-                scale = _towards(self.module.interval_scale, SCALE_OTHER, distance)
+                scale = _towards(self.module.interval_scale, _scale_other(len(fits)), distance)
                 drawn = drawn + weight[:, None, None] * _draw(fit, block, sizes, fractions, scale, noise)
             drawn = drawn @ member
             drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
             bounds.append(torch.quantile(drawn, points, dim=0))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
+
+
+def _scale_other(n_studies: int) -> float:
+    """Scale of the standard deviations on another platform; how genes err together, several studies show themselves."""
+    return SCALE_OTHER if n_studies == 1 else 1.0
 
 
 def _study_weights(n_studies: int, n_draws: int, generator: torch.Generator) -> Tensor:

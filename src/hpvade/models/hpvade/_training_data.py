@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ...reference._folds import N_FOLDS, Fold, assign_folds, folds
+from ...reference._folds import N_CODES, NEVER, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
 from ...reference._signature import Signature, gene_scores, reference_signature, sum_chunks
 from ...reference._studies import Studies, combine_studies
 from ...simulate import ChunkSums
+from ...train._splitter import MIN_DONORS
 
 _VALIDATION_SEED = 20150521
 _BULK_BATCH, _VALIDATION_BATCHES = 128, 4
@@ -63,7 +64,7 @@ class TrainingData:
         train, validation, _ = self.split
         cells = np.concatenate([train, validation])
         fold, held_out = np.zeros(len(self.types), dtype=np.int64), np.zeros(len(self.types), dtype=np.int64)
-        fold[cells] = assign_folds(self.types[cells], self.donors[cells])
+        fold[cells] = self._folds_of(cells)
         held_out[validation] = 1
         chosen = np.zeros(len(self.types), dtype=bool)
         chosen[self.rng.choice(train, min(len(train), _STATISTICS_CELLS), replace=False)] = True
@@ -71,7 +72,7 @@ class TrainingData:
         chunks = sum_chunks(
             self.X,
             self.types,
-            (self.donors * N_FOLDS + fold) * 2 + held_out,  # no chunk crosses folds or the split
+            (self.donors * N_CODES + fold) * 2 + held_out,  # no chunk crosses folds or the split
             self.n_types,
             self.rng,
             indices=cells,
@@ -81,9 +82,22 @@ class TrainingData:
             also=lambda rows, block: kept.append(block[chosen[rows]]),
         )
         part, held_out = np.divmod(chunks.donors, 2)
-        donors, fold = np.divmod(part, N_FOLDS)
+        donors, fold = np.divmod(part, N_CODES)
         some = sparse.vstack(kept, format="csr", dtype=np.float32)
         return replace(chunks, donors=donors), fold, held_out == 1, some
+
+    def _folds_of(self, cells: np.ndarray) -> np.ndarray:
+        """Fold of some cells, within each study: how far studies are from each other is seen in their answers.
+
+        Sums of a type may differ in more than chance, so that they are held out by donor or not at all.
+        """
+        types, donors, fold = self.types[cells], self.donors[cells], np.zeros(len(cells), dtype=np.int64)
+        study = np.zeros(len(cells), dtype=np.int64) if self.study_of_donor is None else self.study_of_donor[donors]
+        for s in np.unique(study):
+            own = study == s
+            by_donor = self.n_cells is None or len(np.unique(donors[own])) >= MIN_DONORS
+            fold[own] = assign_folds(types[own], donors[own]) if by_donor else NEVER
+        return fold
 
     def _within(self, part: np.ndarray) -> np.ndarray:
         """Cells whose donors may be merged where they are many: of one part, and of one study."""
