@@ -28,8 +28,8 @@ def demo(
 
     Example: `hpvade demo`
 
-    Trains on 2,638 labelled blood cells (10x PBMC 3k), estimates the composition of 8 bulk PBMC samples (TPM, GSE64655)
-    and prints the errors beside the literal specification, NNLS and the constant predictor, which knows the mean of the
+    Takes 2,638 labelled blood cells (10x PBMC 3k), repairs the labels of T and NK cells with protein-labelled ones,
+    trains on them, estimates the composition of 8 bulk PBMC samples (TPM, GSE64655) and prints the errors beside the literal specification, NNLS and the constant predictor, which knows the mean of the
     truth. Proportions are fractions of cells. DIR receives bulk.h5ad, proportions.csv, metrics.csv, four plots and the
     trained model.
     """
@@ -37,12 +37,17 @@ def demo(
     check_folder(output, overwrite=True)
     from .. import datasets
     from .._keys import Keys
+    from ..pp import transfer_labels
     from ..tl import evaluate
     from ._fit import fit
 
     adata, bulk = datasets.pbmc_reference(), datasets.pbmc_bulk()
     typer.echo(f"Reference: {adata.n_obs} cells x {adata.n_vars} genes. Bulk: {bulk.n_obs} samples.")
-    options = {"labels_key": "cell_type", "epochs": epochs, "seed": seed, "accelerator": accelerator}
+    repaired = "transferred_labels"
+    transfer_labels(adata, datasets.blood_anchor(), labels_key="cell_type", types=["CD4 T", "CD8 T", "NK"])
+    typer.echo(f"Labels of T and NK cells from protein-labelled cells: {adata.obs[repaired].isna().sum()} left out.")
+    adata = adata[adata.obs[repaired].notna()].copy()
+    options = {"labels_key": repaired, "epochs": epochs, "seed": seed, "accelerator": accelerator}
     typer.echo("Training the literal specification ...")
     fit(adata, preset="spec", **options).deconvolve(bulk, key_added=_SPEC_KEY)
     typer.echo("Training the default model ...")
