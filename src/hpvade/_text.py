@@ -1,5 +1,6 @@
 """Words of messages."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -17,6 +18,11 @@ def listed(names: Iterable, n: int = 5) -> str:
 def warn(message: str) -> None:
     """Give a UserWarning at the user's line that called this package, however deep below it."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is of this package, or torch's between two of ours: decorators such as ``no_grad``."""
+    return file.startswith(_PACKAGE) or file.endswith(os.path.join("torch", "utils", "_contextlib.py"))

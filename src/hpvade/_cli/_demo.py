@@ -29,9 +29,9 @@ def demo(
     Example: `hpvade demo`
 
     Takes 2,638 labelled blood cells (10x PBMC 3k), repairs the labels of T and NK cells with protein-labelled ones,
-    trains on them, estimates the composition of 8 bulk PBMC samples (TPM, GSE64655) and prints the errors beside the literal specification, NNLS and the constant predictor, which knows the mean of the
-    truth. Proportions are fractions of cells. DIR receives bulk.h5ad, proportions.csv, metrics.csv, four plots and the
-    trained model.
+    trains on them, estimates the composition of 8 bulk PBMC samples (TPM, GSE64655) and prints the errors beside the
+    literal specification, NNLS and the constant predictor, which knows the mean of the truth. Proportions are fractions
+    of cells. DIR receives bulk.h5ad, proportions.csv, metrics.csv, four plots and the trained model.
     """
     start = time.perf_counter()
     check_folder(output, overwrite=True)
