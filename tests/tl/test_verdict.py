@@ -54,11 +54,21 @@ def evaluation(own, nnls=0.2, constant=0.1):
     return pd.DataFrame({"rmse": [own, nnls, constant]}, index=["hpvade", "nnls", "constant"])
 
 
+def studies(*apart):
+    return pd.DataFrame({"disagreement": apart}, index=list("abcdef")[: len(apart)])
+
+
+@pytest.mark.parametrize("apart", [(0.3, 0.3), (0.3, 0.25, 0.28), (0.09, 0.01, 0.02)])
+def test_studies_that_agree_or_are_two_are_not_named(apart):
+    assert cohort_messages(summary(studies=studies(*apart)), pd.concat([sample()] * 2)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "words"),
     [
         ({}, sample(), "one sample, hence no gene factor"),
         ({"expression_overlap": 0.5}, None, "genes with 50% of the reference's expression"),
+        ({"studies": studies(0.3, 0.1, 0.12)}, None, "Study 'a' answers unlike the others (half the summed difference"),
         ({"max_cosine": 0.99}, None, "'CD4 T' and 'CD8 T' are nearly proportional (cosine 0.990)"),
         ({"condition_number": 200.0}, None, "ill-conditioned (200)"),
         ({"platform_distance": 1.3}, None, "unusually far from the reference's (1.30)"),

@@ -140,6 +140,10 @@ def diagnose(
         "simulated_unexplained": expected,
         "n_simulated": len(yardstick),
     }
+    if found.studies:
+        from ..models.hpvade._consensus import disagreement_table
+
+        summary["studies"] = disagreement_table(found.studies)
     if evaluation is not None:
         summary["evaluation"] = evaluation
     rows["verdict"], rows["flagged"] = sample_verdicts(rows)

@@ -11,6 +11,7 @@ UNEXPLAINED = 0.2  # blood of another platform reaches 0.18 with nothing missing
 UNKNOWN = 0.2
 DISAGREEMENT = 0.25
 ZEROS = 0.8
+APART, ALONE = 0.1, 1.5  # of one study from the others, and against how far these are apart
 COSINE = 0.98  # beyond it, two types are one
 CONDITION = 100.0
 EXPRESSION_OVERLAP = 0.7
@@ -108,6 +109,18 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
             "or of references with chosen cells; otherwise check the tissue.",
         ),
     ]
+    if "studies" in summary:
+        apart = summary["studies"]["disagreement"]
+        name, others = apart.idxmax(), apart.drop(apart.idxmax())
+        alone = len(others) > 1 and apart.max() > APART and apart.max() > ALONE * others.median()
+        checks.append(
+            (
+                alone,
+                f"Study {name!r} answers unlike the others (half the summed difference to their mean is "
+                f"{apart.max():.2f}; theirs is {others.median():.2f}). Check its labels with hpvade.tl.check_labels, "
+                "or leave it out.",
+            )
+        )
     if "evaluation" in summary:
         errors = summary["evaluation"]["rmse"]
         checks += [

@@ -102,6 +102,22 @@ def test_studies_that_differ_make_wider_intervals(planted, studies):
     assert widths[1] > 1.3 * widths[0]
 
 
+def test_diagnose_names_the_study_whose_labels_are_wrong(planted):
+    reference, bulk = planted()
+    names = reference.obs["donor"].cat.categories
+    study = reference.obs["donor"].map(dict(zip(names, "abcc", strict=True))).astype(str)
+    reference.obs["study"] = pd.Categorical(study)
+    swapped = {"type_0": "type_1", "type_1": "type_0"}
+    wrong = (study == "b").to_numpy()
+    labels = reference.obs["cell_type"].astype(str)
+    reference.obs["cell_type"] = pd.Categorical(labels.where(~wrong, labels.map(lambda name: swapped.get(name, name))))
+    model = fitted(reference)
+    hp.tl.diagnose(bulk, model, n_simulated=8)
+    messages = list(bulk.uns["hpvade_qc"]["messages"])
+    assert any("Study 'b' answers unlike the others" in message for message in messages), messages
+    assert bulk.uns["hpvade_qc"]["studies"]["disagreement"].idxmax() == "b"
+
+
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_study_weights_vary_as_the_mean_of_studies_does(n):
     """Var(sum w x) = sum (x - mean)^2 / n / (n - 1), the squared standard error of a mean."""

@@ -46,6 +46,12 @@ def average(parts: list[Tensor]) -> Tensor:
     return mean / mean.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
 
+def disagreement_table(studies: list[StudyFit]) -> pd.DataFrame:
+    """Platform distance and `disagreement` of each study."""
+    distance = {study.name: study.platform_distance for study in studies}
+    return pd.DataFrame({"platform_distance": distance, "disagreement": disagreement(studies)})
+
+
 def disagreement(studies: list[StudyFit]) -> pd.Series:
     """How far each study is from the mean of the others: half the summed absolute difference, mean over samples."""
     cells = torch.stack([study.cells.double() for study in studies])

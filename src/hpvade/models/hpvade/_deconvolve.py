@@ -15,7 +15,7 @@ from ...io._bulk import MAX_DEPTH, AlignedBulk
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
-from ._consensus import StudyFit, average, disagreement
+from ._consensus import StudyFit, average, disagreement_table
 
 UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
@@ -320,15 +320,7 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     sizes = torch.stack([found.sizes / found.sizes.mean() for _, found in cohorts]).double().cpu().numpy()
     studies = None
     if cohorts[0][1].studies:
-        parts = [
-            pd.DataFrame(
-                {
-                    "platform_distance": {study.name: study.platform_distance for study in found.studies},
-                    "disagreement": disagreement(found.studies),
-                }
-            )
-            for _, found in cohorts
-        ]
+        parts = [disagreement_table(found.studies) for _, found in cohorts]
         studies = sum(share * part for share, part in zip(weight, parts, strict=True))
     return Provenance(
         studies=studies,
