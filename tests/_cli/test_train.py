@@ -19,6 +19,20 @@ def test_train_says_what_it_wrote(run, files, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_studies_and_sums_reach_the_model(run, files, tmp_path):
+    reference = ad.read_h5ad(files.ref)
+    reference.obs["study"] = ["a", "b"] * (reference.n_obs // 2)
+    sums = hp.pp.summarize(reference, "cell_type", sample_key="donor", study_key="study")
+    sums.write_h5ad(tmp_path / "sums.h5ad")
+    keys = ["--sample-key", "donor", "--study-key", "study", "--n-cells-key", "n_cells"]
+    run("train", tmp_path / "sums.h5ad", "-o", tmp_path / "m", "--labels-key", "cell_type", *keys)
+    assert hp.HPVADE.load(tmp_path / "m").studies == ["a", "b"]
+    result = run(
+        "deconvolve", files.bulk, "--model", tmp_path / "m", "--study-key", "study", "-o", tmp_path / "p.csv", code=2
+    )
+    assert "--study-key belong to training" in result.stderr
+
+
 def test_the_training_libraries_keep_silent(files, tmp_path):
     # in a process of its own: they set up their loggers at import
     options = ["-o", tmp_path / "m", "--labels-key", "cell_type", "--epochs", "1", "--accelerator", "cpu"]

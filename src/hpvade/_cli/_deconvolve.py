@@ -20,10 +20,12 @@ from ._options import (
     Layer,
     MapGenes,
     Missing,
+    NCellsKey,
     Obs,
     OnBadSample,
     SampleKey,
     Seed,
+    StudyKey,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def deconvolve(
     layer: Layer = None,
     bulk_layer: BulkLayer = None,
     sample_key: SampleKey = None,
+    study_key: StudyKey = None,
+    n_cells_key: NCellsKey = None,
     input_type: BulkUnits = InputType.auto,
     missing: Annotated[
         Missing,
@@ -102,6 +106,7 @@ def deconvolve(
     With --intervals a second CSV beside it has the columns TYPE_lower, TYPE_median and TYPE_upper.
     """
     training = {"--labels-key": labels_key, "--layer": layer, "--sample-key": sample_key, "--epochs": epochs}
+    training |= {"--study-key": study_key, "--n-cells-key": n_cells_key}
     training |= {"--save-model": save_model, "--obs": obs}
     _check_usage(files, model, training)
     for path in output:
@@ -124,6 +129,8 @@ def deconvolve(
             labels_key=labels_key,
             layer=layer,
             sample_key=sample_key,
+            study_key=study_key,
+            n_cells_key=n_cells_key,
             epochs=epochs,
             seed=seed,
             accelerator=accelerator,

@@ -28,6 +28,8 @@ def fit(
     layer: str | None = None,
     sample_key: str | None = None,
     batch_key: str | None = None,
+    study_key: str | None = None,
+    n_cells_key: str | None = None,
     preset: str = "default",
     epochs: int | None = None,
     seed: int = 0,
@@ -40,7 +42,8 @@ def fit(
 
     quiet()
     scvi.settings.seed = seed
-    HPVADE.setup_anndata(adata, labels_key, layer=layer, batch_key=batch_key, sample_key=sample_key)
+    keys = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key, "n_cells_key": n_cells_key}
+    HPVADE.setup_anndata(adata, labels_key, layer=layer, **keys)
     model = HPVADE(adata, preset=preset)
     model.train(max_epochs=epochs, accelerator=accelerator, enable_progress_bar=sys.stdout.isatty())
     return model

@@ -67,6 +67,13 @@ Layer = Annotated[str | None, typer.Option(metavar="NAME", help="Layer of REF wi
 SampleKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column of REF.obs with the donor: donors, not cells, are held out.")
 ]
+StudyKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Column of REF.obs with the study: bulk is solved with each, and averaged."),
+]
+NCellsKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column of REF.obs with the cells in each row, where rows are sums.")
+]
 BulkLayer = Annotated[str | None, typer.Option(metavar="NAME", help="Layer of BULK to read; X by default.")]
 BulkUnits = Annotated[
     InputType, typer.Option(help="Units of BULK; auto tells counts from linear values and refuses logged ones.")

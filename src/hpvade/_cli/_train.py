@@ -4,7 +4,19 @@ from typing import Annotated
 import typer
 
 from ._io import check_folder, complete, read_reference
-from ._options import Accelerator, Epochs, LabelsKey, Layer, Obs, Preset, Reference, SampleKey, Seed
+from ._options import (
+    Accelerator,
+    Epochs,
+    LabelsKey,
+    Layer,
+    NCellsKey,
+    Obs,
+    Preset,
+    Reference,
+    SampleKey,
+    Seed,
+    StudyKey,
+)
 
 
 def train(
@@ -16,6 +28,8 @@ def train(
     obs: Obs = None,
     layer: Layer = None,
     sample_key: SampleKey = None,
+    study_key: StudyKey = None,
+    n_cells_key: NCellsKey = None,
     batch_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Column of REF.obs with the technical batch.")
     ] = None,
@@ -43,6 +57,8 @@ def train(
         labels_key=labels_key,
         layer=layer,
         sample_key=sample_key,
+        study_key=study_key,
+        n_cells_key=n_cells_key,
         batch_key=batch_key,
         preset=preset.value,
         epochs=epochs,
