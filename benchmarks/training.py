@@ -77,7 +77,6 @@ def main() -> None:
     records = [
         record
         for row in rows(args.folder, args.only)
-        if "n_cells" not in row.adata.obs  # sums of cells train no network
         for seed in range(args.seeds)
         for record in measure(row, args.steps, seed)
     ]
