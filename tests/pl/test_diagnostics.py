@@ -25,7 +25,7 @@ def test_panels_show_the_numbers(diagnosed):
     top, composition, bottom, genes = diagnostics(diagnosed).axes
     np.testing.assert_allclose(top.collections[0].get_offsets()[:, 1], [10, 99.5, 60])
     np.testing.assert_allclose(bottom.collections[0].get_offsets()[:, 1], [0.01, 0.3, 0.05])
-    for ax, limit in ((top, 99), (bottom, 0.2)):
+    for ax, limit in ((top, 99), (bottom, 0.15)):
         assert [to_hex(c) for c in ax.collections[0].get_facecolors()] == ["#0072b2", "#d55e00", "#0072b2"]
         np.testing.assert_allclose(ax.lines[0].get_ydata(), limit)
         assert [label.get_text() for label in ax.get_xticklabels()] == ["s1", "s2", "s3"]
