@@ -4,8 +4,8 @@ import pandas as pd
 
 from .._text import listed
 
-# Set on development cohorts with an earlier engine. With the signature of repaired labels, blood of another platform also
-# passes UNEXPLAINED with no lineage missing; a limit that tells the two apart has to be calibrated per reference.
+# Set on development cohorts with an earlier engine. With the signature of repaired labels, blood of another platform
+# passes UNEXPLAINED, too, with no lineage missing; a limit that tells the two apart must be calibrated per reference.
 PERCENTILE = 99.0
 UNEXPLAINED = 0.15
 UNKNOWN = 0.2
