@@ -1,10 +1,14 @@
 """Configuration of the documentation: `sphinx-build -W -b html docs docs/_build/html`, without network."""
 
 import os
+import sys
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 
 from sphinx.ext.napoleon import NumpyDocstring
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 # of sphinx-autodoc-typehints, once per function
 warnings.filterwarnings("ignore", message=".*set_application", category=DeprecationWarning)
@@ -15,11 +19,12 @@ copyright = f"%Y, {author}"
 release = version = version(project)
 
 extensions = [
+    "mathml",  # of _ext, as is measured
+    "measured",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",  # after napoleon
     "sphinx_copybutton",
@@ -56,7 +61,10 @@ intersphinx_mapping = (
     else {}
 )
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"hpvade {release}"
 # the empty list removes a second search field
 html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}
