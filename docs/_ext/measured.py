@@ -1,6 +1,6 @@
 """The role ``measured``: a number out of a table of ``benchmarks/RESULTS*.md``, read when the pages are built.
 
-``{measured}`RESULTS_peers.md | Medians beside hpvade's default | Scaden 1.1.2 | RMSE` `` is the cell in the row that
+``{measured}`RESULTS_peers.md :: Medians beside hpvade's default :: Scaden 1.1.2 :: RMSE` `` is the cell in the row that
 begins with ``Scaden 1.1.2`` and the column ``RMSE`` of the first such table below the first line that holds the text
 of the second part. A row may be named by several cells: ``hoek x ref_pbmc3k & default``. What is not found once fails
 the build, so that no page can keep a number that nobody measured.
@@ -24,13 +24,13 @@ def tables(file: str) -> list[tuple[int, list[list[str]]]]:
                 if not row.lstrip().startswith("|"):
                     break
                 rows.append(row)
-            found.append((i - 1, [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]))
+            found.append((i - 1, [[cell.strip(" `") for cell in row.strip().strip("|").split("|")] for row in rows]))
     return found
 
 
 def lookup(text: str) -> str:
-    """Return the cell that ``file | heading | row | column`` names; KeyError where there is none, or several."""
-    file, heading, row, column = (part.strip() for part in text.split("|"))
+    """Return the cell that ``file :: heading :: row :: column`` names; KeyError where there is none, or several."""
+    file, heading, row, column = (part.strip() for part in text.split("::"))
     lines = (BENCHMARKS / file).read_text(encoding="utf-8").splitlines()
     start = next((i for i, line in enumerate(lines) if heading in line), None)
     if start is None:

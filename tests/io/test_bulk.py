@@ -202,8 +202,8 @@ def test_gene_lengths_apply_to_counts_only():
 
 
 def test_not_an_anndata():
-    with pytest.raises(TypeError, match="DataFrame; expected an AnnData"):
-        read_bulk(pd.DataFrame(TPM), GENES)
+    with pytest.raises(TypeError, match="list; expected an AnnData or a DataFrame"):
+        read_bulk(TPM.tolist(), GENES)
 
 
 @pytest.mark.parametrize(

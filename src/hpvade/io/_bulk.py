@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._text import listed, warn
+from ._frames import as_bulk
 from ._gene_names import explain_mismatch, refuse_duplicates
 from ._rows import in_memory, iter_rows, pick_matrix
 from ._units import LOGGED_MAX, Scan, follow_logs
@@ -83,7 +84,8 @@ def read_bulk(
     Parameters
     ----------
     bulk
-        Bulk (samples x genes) in any gene order; genes that the model does not know are ignored.
+        Bulk (samples x genes), an AnnData or a DataFrame, in any gene order; genes that the model does not know are
+        ignored.
     genes
         Gene names of the model, each once.
     layer
@@ -129,11 +131,7 @@ def read_bulk(
     _check_option("input_type", input_type, InputType)
     _check_option("missing", missing, Missing)
     _check_option("on_bad_sample", on_bad_sample, OnBadSample)
-    if not isinstance(bulk, AnnData):
-        raise TypeError(
-            f"The bulk is a {type(bulk).__qualname__}; expected an AnnData of samples x genes, such as "
-            "`anndata.AnnData(table)` for a DataFrame with one row per sample."
-        )
+    bulk = as_bulk(bulk)
     if not (bulk.n_obs and bulk.n_vars):
         raise ValueError(f"The bulk is empty: {bulk.n_obs} samples x {bulk.n_vars} genes.")
     X, name = pick_matrix(bulk, layer, "bulk")

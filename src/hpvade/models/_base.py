@@ -165,7 +165,11 @@ class BaseModel(BaseModelClass):
         load_tensors(model.module, tensors, dir_path)
         model.to_device(device)
         model.module.eval()
+        model._loaded()
         return model
+
+    def _loaded(self) -> None:
+        """For what a family writes to its data after training, and so after loading."""
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""

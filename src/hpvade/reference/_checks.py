@@ -122,8 +122,9 @@ def _check_cells(
 
 def _check_own(adata: AnnData) -> None:
     if not isinstance(adata, AnnData):
+        of = f" of {', '.join(map(repr, adata.mod))}" if hasattr(adata, "mod") else ""
         raise TypeError(
-            f"The reference is a {type(adata).__qualname__}; expected an AnnData. "
+            f"The reference is a {type(adata).__qualname__}{of}; expected an AnnData. "
             "Pass one modality of a MuData, as in mdata['rna']."
         )
     if adata.is_view:

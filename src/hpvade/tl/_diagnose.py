@@ -10,6 +10,7 @@ from anndata import AnnData
 from .._keys import Keys
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
+from ..io._frames import as_bulk
 from ._resolution import resolution
 from ._verdict import cohort_messages, sample_verdicts
 
@@ -20,7 +21,7 @@ _BLOCK = 256
 
 
 def diagnose(
-    bulk: AnnData,
+    bulk: AnnData | pd.DataFrame,
     model,
     *,
     truth_key: str | None = None,
@@ -44,7 +45,8 @@ def diagnose(
     Parameters
     ----------
     bulk
-        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`. It need not have been deconvolved before.
+        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`; an AnnData or a DataFrame. It need not have been
+        deconvolved before.
     model
         A trained :class:`hpvade.HPVADE`.
     truth_key, mapping
@@ -61,11 +63,11 @@ def diagnose(
     key_added
         Start of the names of the columns in ``bulk.obs``, and the ``bulk.uns`` key of the summary.
     copy
-        Return a copy of `bulk` with the results and leave `bulk` unchanged.
+        Return a copy of `bulk` with the results and leave `bulk` unchanged; a DataFrame always is.
 
     Returns
     -------
-    None, or the copy. Columns of ``bulk.obs``, each after ``f"{key_added}_"``:
+    None, or the copy, an AnnData. Columns of ``bulk.obs``, each after ``f"{key_added}_"``:
 
     - ``residual``: robust standard deviation of the log residuals over the genes of the fit;
     - ``percentile``: share of the simulated samples with a smaller residual, 0 to 100; the out-of-distribution score;
@@ -113,6 +115,7 @@ def diagnose(
     >>> hp.tl.diagnose(bulk, model)  # doctest: +SKIP
     >>> bulk.obs["hpvade_qc_verdict"], bulk.uns["hpvade_qc"]["messages"]  # doctest: +SKIP
     """
+    bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
     found = _estimate(model, bulk, n_simulated, on_bad_sample=on_bad_sample, **reading)
     evaluation = None

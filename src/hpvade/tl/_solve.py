@@ -16,6 +16,7 @@ from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
+from ..io._frames import as_bulk
 from ..io._names import make_writable
 from ..io._rows import in_memory, pick_matrix
 from ..reference._cell_size import cell_sizes
@@ -31,7 +32,7 @@ _INTERNAL = {"bulk", "signature", "weight", "variance", "depth", "anchor", "anch
 
 
 def solve(
-    bulk: AnnData,
+    bulk: AnnData | pd.DataFrame,
     reference: AnnData | pd.DataFrame,
     *,
     method: Method = "robust",
@@ -60,7 +61,7 @@ def solve(
     Parameters
     ----------
     bulk
-        Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order.
+        Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order; an AnnData or a DataFrame.
     reference
         Cells x genes with raw counts; or a signature, genes x types, on linear scale: mean counts per cell, as
         :meth:`hpvade.HPVADE.get_signature_matrix` returns, or columns of one total (CPM, TPM), which say nothing about
@@ -92,13 +93,13 @@ def solve(
     device
         Where to compute: ``"auto"`` (a CUDA device if there is one), or a torch device.
     copy
-        Return a copy of `bulk` with the results and leave `bulk` unchanged.
+        Return a copy of `bulk` with the results and leave `bulk` unchanged; a DataFrame always is.
     **options
         Options of the solver, such as ``loss="bisquare"`` of `rlr` or ``gene_factor=False`` of `robust`.
 
     Returns
     -------
-    None, or the copy. Written are ``obsm[key_added]`` (samples x types, rows sum to one), fractions of RNA in
+    None, or the copy (AnnData). Written are ``obsm[key_added]`` (samples x types, rows sum to one), fractions of RNA in
     ``obsm[key_added + "_rna"]``, the baseline (non-negative least squares on all shared genes, fractions of cells) in
     ``obsm[key_added + "_nnls"]``, and how they were made in ``uns[key_added]``: what :func:`hpvade.tl.evaluate` reads.
 
@@ -146,6 +147,7 @@ def solve(
             UserWarning,
             stacklevel=2,
         )
+    bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
     share = profiles.mean_counts / umi
     batches = read_measured(
         bulk,

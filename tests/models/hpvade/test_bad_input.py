@@ -241,9 +241,11 @@ def test_hp26_few_genes_that_tell_types_apart_are_enough(trained, share):
         (lambda b: b[:0].copy(), ValueError, "The bulk is empty: 0 samples x 300 genes"),
         (lambda b: b[:, :0].copy(), ValueError, "The bulk is empty: 12 samples x 0 genes"),
         (lambda b: b.T.copy(), ValueError, r"(?i)genes as rows|transpose"),
-        (lambda b: pd.DataFrame(b.X), TypeError, "The bulk is a DataFrame; expected an AnnData"),
+        (lambda b: pd.DataFrame(b.X), ValueError, "The bulk has 0 of the model's 300 genes"),
+        (lambda b: b.to_df().T, ValueError, "genes as rows"),
+        (lambda b: [1, 2], TypeError, "The bulk is a list; expected an AnnData or a DataFrame"),
     ],
-    ids=["no samples", "no genes", "transposed", "table"],
+    ids=["no samples", "no genes", "transposed", "table without names", "table of genes x samples", "list"],
 )
 def test_hp26_bulk_of_a_wrong_shape(trained, take, error, message):
     bulk = take(trained.bulk.copy())

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from ...io._frames import as_bulk
 from ._deconvolve import estimate
 
 MIN_SAMPLES = 5
@@ -140,6 +141,7 @@ class CalibrationMethods:
         from ...evaluation._align import compare
 
         self._require_trained("calibrate")
+        bulk_adata = as_bulk(bulk_adata)
         measured, mapping = _measured(bulk_adata, proportions, mapping, self.cell_types)
         earlier = self.module.size_offset.clone()
         self.module.size_offset.zero_()  # a new calibration does not build on an earlier one

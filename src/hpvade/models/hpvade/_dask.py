@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 
 from ...io._bulk import read_bulk
+from ...io._frames import as_bulk
 from ...io._rows import in_memory, is_dask, pick_matrix
 from ...reference._measured import Batch, closed_over
 from ...solvers import nnls
@@ -23,8 +24,9 @@ _RESULTS = ("total", "depth", "rna", "cells", "nnls")
 
 def deconvolve(model, bulk: AnnData, *, unknown: bool, layer: str | None = None, **options) -> pd.DataFrame:
     """See `HPVADE.deconvolve`; block by block where the bulk is in a Dask array."""
+    bulk = as_bulk(bulk)
     options |= {"unknown": unknown, "layer": layer}
-    if not (isinstance(bulk, AnnData) and is_dask(bulk.X if layer is None else bulk.layers.get(layer))):
+    if not is_dask(bulk.X if layer is None else bulk.layers.get(layer)):
         return deconvolve_in_memory(model, bulk, **options)
     if unknown:
         raise ValueError(

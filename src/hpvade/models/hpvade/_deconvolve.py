@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._keys import Keys
 from ...io._bulk import MAX_DEPTH, AlignedBulk
+from ...io._frames import as_bulk
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
@@ -137,6 +138,7 @@ def estimates(
     share = module.mean_counts.double().cpu().numpy()
     share = share / share.sum(axis=0)
     informative = (module.gene_score > 0).cpu().numpy()
+    bulk = as_bulk(bulk)
     batches = read_measured(bulk, genes, model.cell_types, share, informative, **reading)
     prior = read_prior(prior, model.cell_types, bulk.obs_names)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})

@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
 from ..._keys import Keys
+from ...io._frames import as_bulk
 from ...io._names import writable
 from ...reference._measured import placed
 from ...solvers import marker_genes
@@ -228,6 +229,7 @@ class HierarchyMethods:
             raise ValueError(
                 f"levels={levels!r} is for hierarchy='auto'; your own tree has the levels {list(tree)}. Omit."
             )
+        bulk_adata = as_bulk(bulk_adata)
         if shrink and bulk_adata.n_obs < MIN_COHORT:
             raise ValueError(
                 f"shrink=True with {bulk_adata.n_obs} samples; expected at least {MIN_COHORT}, whose mean split is "

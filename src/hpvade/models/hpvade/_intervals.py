@@ -10,6 +10,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from ...io._bulk import OnBadSample
+from ...io._frames import as_bulk
 from ...reference._folds import Fold
 from ...reference._measured import placed
 from ._consensus import StudyFit
@@ -141,6 +142,7 @@ class IntervalMethods:
         reference and not the reads limits deconvolution.
         """
         self._require_trained("get_proportion_intervals")
+        bulk_adata = as_bulk(bulk_adata)
         if self.preset == "spec":
             raise NotImplementedError(
                 "the literal network gives no uncertainty. Use preset='default', or the spread of deconvolve over "

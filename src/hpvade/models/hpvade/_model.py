@@ -17,6 +17,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing, OnBadSample
+from ...io._frames import as_bulk
 from ...io._names import rows_of, writable
 from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
@@ -32,6 +33,7 @@ from ...train._runner import ResumableTrainRunner
 from ...train._splitter import split_cells
 from .._base import BaseModel, VAEMethods, choose_device
 from ._calibration import CalibrationMethods
+from ._cell_expression import CellExpressionMethods
 from ._dask import deconvolve
 from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
@@ -56,6 +58,7 @@ class HPVADE(
     VAEMethods,
     IntervalMethods,
     ExpressionMethods,
+    CellExpressionMethods,
     HierarchyMethods,
     CalibrationMethods,
     DetectionMethods,
@@ -360,7 +363,7 @@ class HPVADE(
         self._describe(*data.whole)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
-        self.adata.varm[Keys.SIGNATURES] = writable(self.get_signature_matrix().set_axis(self.adata.var_names))
+        self._write_signatures()
 
     def deconvolve(
         self,
@@ -391,7 +394,8 @@ class HPVADE(
         Parameters
         ----------
         bulk_adata
-            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order. A cohort in a Dask array is
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order; an AnnData, or a DataFrame, to
+            which nothing is written. A cohort in a Dask array is
             solved block by block on the scheduler that is connected, with the same answers; see the guide to scale.
         layer
             Layer with the values; `bulk_adata.X` when None.
@@ -501,7 +505,7 @@ class HPVADE(
         """
         from ...evaluation._evaluate import evaluate
 
-        scratch = bulk_adata.copy()
+        scratch = as_bulk(bulk_adata).copy()
         key = truth if isinstance(truth, str) else Keys.TRUE_PROPORTIONS
         if not isinstance(truth, str):
             scratch.obsm[key] = truth.iloc[rows_of(truth, scratch.obs_names, "truth")]
@@ -529,60 +533,6 @@ class HPVADE(
         if normalize == "cpm":
             matrix = matrix / matrix.sum(axis=0) * 1e6
         return pd.DataFrame(matrix, index=pd.Index(self.get_var_names()), columns=self.cell_types)
-
-    @torch.inference_mode()
-    def get_normalized_expression(
-        self,
-        adata: AnnData | None = None,
-        indices: np.ndarray | None = None,
-        *,
-        transform_batch: str | None = None,
-        library_size: float | Literal["latent"] = 1.0,
-        batch_size: int | None = None,
-    ) -> pd.DataFrame:
-        """Denoised expression of cells (cells x genes that the model uses), decoded from the posterior mean.
-
-        Parameters
-        ----------
-        adata
-            Cells with the genes of the reference; the reference when None.
-        indices
-            Cells; all when None.
-        transform_batch
-            Decode as if all cells came from this batch.
-        library_size
-            What a row sums to; ``"latent"``: the cell's own counts on these genes.
-        batch_size
-            Cells per pass.
-
-        Raises
-        ------
-        NotImplementedError
-            With ``preset="spec"``, whose decoder has no scale.
-        ValueError
-            `transform_batch` is unknown.
-        """
-        if self.preset == "spec":
-            raise NotImplementedError(
-                "the literal decoder is unbounded. Use preset='default', or hpvade.HP_VADE.decode."
-            )
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        indices = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
-        order = np.unique(indices)  # backed data come in this order, whatever is asked for
-        batch = None if transform_batch is None else self._batch_code(transform_batch)
-        rows = []
-        for tensors in self._make_data_loader(adata, order, batch_size):
-            outputs = self.module.inference(**self.module._get_inference_input(tensors))
-            outputs["z"] = outputs["qz"].loc
-            generated = self.module.generative(
-                **self.module._get_generative_input(tensors, outputs, transform_batch=batch)
-            )
-            size = outputs["library"] if library_size == "latent" else library_size
-            rows.append((generated["px"].get_normalized("scale") * size).cpu().numpy())
-        genes = np.asarray(self.get_var_names())[self.module.gene_index.cpu().numpy()]
-        table = pd.DataFrame(np.concatenate(rows), index=adata.obs_names[order], columns=genes)
-        return table.iloc[np.searchsorted(order, indices)]
 
     def simulate_bulk(
         self,
@@ -622,6 +572,13 @@ class HPVADE(
             seed=seed,
             indices=indices,
         )
+
+    def _write_signatures(self) -> None:
+        """Keep the signatures beside the genes of the reference, as after training, so after loading."""
+        if self.adata is not None and self.is_trained_:
+            self.adata.varm[Keys.SIGNATURES] = writable(self.get_signature_matrix().set_axis(self.adata.var_names))
+
+    _loaded = _write_signatures
 
     def _simulation(self, given: dict) -> BulkSimulation:
         defaults = {} if self.preset == "default" else {"noise": None, "prior": {"dirichlet": 1.0}}

@@ -3,6 +3,7 @@
 import pandas as pd
 from anndata import AnnData
 
+from ...io._frames import as_bulk
 from ._deconvolve import estimate
 
 
@@ -36,6 +37,7 @@ class StudyMethods:
                 "the reference of this model is one study. Name the column of studies in "
                 "HPVADE.setup_anndata(adata, labels_key, study_key=...)."
             )
+        bulk_adata = as_bulk(bulk_adata)
         found = estimate(self, bulk_adata, **reading)
         tables = {
             study.name: pd.DataFrame(study.cells.double().cpu().numpy(), bulk_adata.obs_names, self.cell_types)

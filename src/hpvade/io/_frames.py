@@ -1,0 +1,47 @@
+"""One door for bulk in memory: an AnnData as it is, a DataFrame as an AnnData of its own."""
+
+import pandas as pd
+from anndata import AnnData
+from pandas.api.types import is_numeric_dtype
+
+from .._text import listed
+
+
+def as_bulk(bulk) -> AnnData:
+    """An AnnData of samples x genes: `bulk` itself, or a new one of a DataFrame with one row per sample.
+
+    Raises
+    ------
+    TypeError
+        `bulk` is neither; for a MuData, says which modalities it has.
+    ValueError
+        The DataFrame has columns without numbers.
+
+    Examples
+    --------
+    >>> as_bulk(pd.DataFrame({"CD3E": [1, 2], "MS4A1": [3, 4]}, index=["s1", "s2"])).shape
+    (2, 2)
+    """
+    if isinstance(bulk, AnnData):
+        return bulk
+    if isinstance(bulk, pd.DataFrame):
+        return _of_frame(bulk)
+    if type(bulk).__name__ == "MuData":  # not imported for the question
+        names = list(bulk.mod)
+        raise TypeError(f"The bulk is a MuData of {listed(names)}; expected one modality, as in mdata[{names[0]!r}].")
+    raise TypeError(
+        f"The bulk is a {type(bulk).__qualname__}; expected an AnnData or a DataFrame, both of samples x genes."
+    )
+
+
+def _of_frame(table: pd.DataFrame) -> AnnData:
+    texts = [column for column, dtype in table.dtypes.items() if not is_numeric_dtype(dtype)]
+    if texts:
+        raise ValueError(
+            f"The bulk's columns {listed(map(repr, texts), 3)} hold no numbers; expected a DataFrame with one row per "
+            f"sample and one column per gene. If they name the genes, use `table.set_index({texts[0]!r}).T`."
+        )
+    names = {"obs": table.index, "var": table.columns}
+    axes = {axis: pd.DataFrame(index=index.astype(str)) for axis, index in names.items()}
+    plain = all(dtype.kind in "iufb" and not hasattr(dtype, "numpy_dtype") for dtype in table.dtypes)
+    return AnnData(table.to_numpy() if plain else table.to_numpy(dtype=float, na_value=float("nan")), **axes)

@@ -1,0 +1,44 @@
+"""A DataFrame wherever an AnnData of bulk is: the same answers, and the table is left alone."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import hpvade as hp
+
+CALLS = {
+    "deconvolve": lambda model, bulk, truth: model.deconvolve(bulk),
+    "intervals": lambda model, bulk, truth: model.get_proportion_intervals(bulk, n_draws=20),
+    "hierarchy": lambda model, bulk, truth: model.deconvolve_hierarchy(bulk)["level_1"],
+    "detection limits": lambda model, bulk, truth: model.get_detection_limits(bulk, n_cohorts=2),
+    "expression": lambda model, bulk, truth: model.get_cell_type_expression(bulk).to_df(),
+    "evaluate": lambda model, bulk, truth: model.evaluate(bulk, truth),
+    "platform": lambda model, bulk, truth: model.fit_platform(bulk),
+    "calibrate": lambda model, bulk, truth: model.calibrate(bulk, truth),
+}
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+def test_a_table_is_answered_as_its_anndata(trained, saved, call):
+    model = hp.HPVADE.load(saved, accelerator="cpu")  # some calls change it
+    bulk = trained.bulk.copy()
+    table, truth = bulk.to_df(), bulk.obsm["proportions"]
+    before = table.copy()
+    expected = CALLS[call](model, bulk, truth)
+    found = CALLS[call](hp.HPVADE.load(saved, accelerator="cpu"), table, truth)
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_diagnose_and_solve_of_a_table_return_an_anndata(trained):
+    bulk = trained.bulk.copy()
+    table = bulk.to_df()
+    hp.tl.diagnose(bulk, trained.model, n_simulated=20)
+    found = hp.tl.diagnose(table, trained.model, n_simulated=20)
+    assert isinstance(found, ad.AnnData)
+    pd.testing.assert_frame_equal(found.obs, bulk.obs[found.obs.columns])
+    hp.tl.solve(bulk, trained.reference, labels_key="cell_type", device="cpu")
+    found = hp.tl.solve(table, trained.reference, labels_key="cell_type", device="cpu")
+    np.testing.assert_array_equal(found.obsm["robust_proportions"], bulk.obsm["robust_proportions"])
+    assert list(table.columns) == list(bulk.var_names)
