@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from ..io._atomic import locked
+from ._card import write_card
 from ._manager import WeakManager, forget_with, keeping, weak
 from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
@@ -188,6 +189,43 @@ class BaseModel(BaseModelClass):
     def load_registry(dir_path: str, prefix: str | None = None) -> dict:
         """Read the registry of a saved model: the arguments of `setup_anndata` and what they found in the data."""
         return read_document(dir_path, prefix or "")["registry_"]
+
+    @staticmethod
+    def write_card(dir_path: str, *, license_info: str, **about) -> Path:
+        """Write a model card (``README.md``, as hubs of models show) beside a saved model, from what `save` wrote.
+
+        Header and tags are those of scvi-tools' hub, whose own helper knows five classes only;
+        ``_scvi_required_metadata.json`` is what its ``HubMetadata`` writes. Needs no network.
+
+        Parameters
+        ----------
+        dir_path
+            Folder written by :meth:`save`.
+        license_info
+            Licence of the model, such as ``"cc-by-4.0"``.
+        **about
+            What no file knows: `description`, `references` and `training_data_url` (text), `tissues` and
+            `data_modalities` (lists; ``["rna"]``), and the `prefix` of the file names.
+
+        Returns
+        -------
+        Path of the card.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            There is no model, or it is damaged.
+        TypeError
+            `about` has other names.
+
+        Examples
+        --------
+        >>> import shutil, tempfile, hpvade as hp
+        >>> folder = shutil.copytree(hp.datasets.blood_model(), tempfile.mkdtemp() + "/blood")
+        >>> hp.HPVADE.write_card(folder, license_info="cc-by-4.0", tissues=["blood"]).name
+        'README.md'
+        """
+        return write_card(dir_path, license_info=license_info, **about)
 
     @staticmethod
     def view_setup_args(dir_path: str, prefix: str | None = None) -> None:

@@ -7,15 +7,22 @@ import pytest
 
 import hpvade as hp
 
+
+def _other_level(truth):
+    """Measured fractions that a calibration can reach."""
+    moved = truth * [2.0, 1.0, 0.5, 1.0]
+    return moved.div(moved.sum(axis=1), axis=0)
+
+
 CALLS = {
     "deconvolve": lambda model, bulk, truth: model.deconvolve(bulk),
     "intervals": lambda model, bulk, truth: model.get_proportion_intervals(bulk, n_draws=20),
     "hierarchy": lambda model, bulk, truth: model.deconvolve_hierarchy(bulk)["level_1"],
-    "detection limits": lambda model, bulk, truth: model.get_detection_limits(bulk, n_cohorts=2),
+    "detection limits": lambda model, bulk, truth: model.get_detection_limits(bulk, n_spikes=2),
     "expression": lambda model, bulk, truth: model.get_cell_type_expression(bulk).to_df(),
     "evaluate": lambda model, bulk, truth: model.evaluate(bulk, truth),
     "platform": lambda model, bulk, truth: model.fit_platform(bulk),
-    "calibrate": lambda model, bulk, truth: model.calibrate(bulk, truth),
+    "calibrate": lambda model, bulk, truth: model.calibrate(bulk, _other_level(truth)),
 }
 
 
