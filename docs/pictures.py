@@ -1,7 +1,7 @@
 """Make the pictures of these pages from data that ship with the package: ``python docs/pictures.py``.
 
-``_static/landing.svg`` and one thumbnail for every plot, ``_static/pl/<name>.png``. Committed, so that a build of the
-pages draws nothing; made anew when a plot changes.
+``_static/landing.svg``, the same for phones, and one thumbnail for every plot, ``_static/pl/<name>.png``. Committed, so
+that a build of the pages draws nothing; made anew when a plot changes.
 """
 
 import warnings
@@ -35,15 +35,15 @@ def blood() -> tuple[anndata.AnnData, hp.HPVADE]:
     return bulk, model
 
 
-def landing(bulk: anndata.AnnData, model: hp.HPVADE) -> None:
-    """Cells with labels, fractions of eight real samples, and the same beside flow cytometry."""
+def landing(bulk: anndata.AnnData, model: hp.HPVADE, *, tall: bool = False) -> None:
+    """Cells with labels, fractions of eight real samples, and the same beside flow cytometry; `tall` for phones."""
     style = {"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "hpvade", "text.color": GREY}
     style |= {f"{name}.color": GREY for name in ("xtick", "ytick")}
     with plt.rc_context(style | {"axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlesize": 10}):
-        fig, (cells, bars, points) = plt.subplots(
-            1, 3, figsize=(10.4, 3.5), width_ratios=(1.05, 1.3, 1.15), layout="constrained"
-        )
-        fig.get_layout_engine().set(wspace=0.16)
+        sizes = {"height_ratios": (1, 1, 1.2)} if tall else {"width_ratios": (1.05, 1.3, 1.15)}
+        size, shape = ((4.2, 9.6), (3, 1)) if tall else ((10.4, 3.5), (1, 3))
+        fig, (cells, bars, points) = plt.subplots(*shape, figsize=size, **sizes, layout="constrained")
+        fig.get_layout_engine().set(**{"hspace": 0.06} if tall else {"wspace": 0.16})
         adata = hp.datasets.pbmc_reference()
         labels = adata.obs["cell_type"].to_numpy().astype(str)
         sc.pp.normalize_total(adata, target_sum=1e4)
@@ -54,7 +54,7 @@ def landing(bulk: anndata.AnnData, model: hp.HPVADE) -> None:
         for name in np.unique(labels):
             at = adata.obsm["X_tsne"][labels == name]
             few = at[np.random.default_rng(0).permutation(len(at))[:250]]
-            cells.scatter(*few.T, s=3, lw=0, color=COLOURS[name])
+            cells.scatter(*few.T, s=3, lw=0, color=COLOURS[name], rasterized=True)
             cells.annotate(name, np.median(at, axis=0), ha="center", va="center", weight="bold", color="#303030",
                            bbox={"boxstyle": "round,pad=0.15", "fc": "#FFFFFFC0", "lw": 0})  # fmt: skip
         cells.set(xticks=[], yticks=[], title="Single cells with labels")
@@ -80,16 +80,21 @@ def landing(bulk: anndata.AnnData, model: hp.HPVADE) -> None:
             top = max(top, own["upper"].max(), x.max())
         points.plot([0, top], [0, top], color=GREY, lw=0.8, ls=":")
         scores = hp.tl.evaluate(bulk, truth_key="proportions")["rmse"]
-        rows = {"hpvade": scores["hpvade_proportions"], "constant": scores["constant"], "NNLS": scores["nnls"]}
+        rows = {
+            "hpvade": scores["hpvade_proportions"],
+            "constant": scores["constant"],
+            "NNLS, same signature": scores["nnls"],
+        }
         points.text(0.97, 0.03, "RMSE\n" + "\n".join(f"{k} {v:.3f}" for k, v in rows.items()), fontsize=8,
                     transform=points.transAxes, ha="right")  # fmt: skip
         points.set(xlabel="flow cytometry", ylabel="estimated, 90 % interval", title="Beside what was measured")
         points.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.1)
         points.spines[["top", "right"]].set_visible(False)
-        for a, b in ((cells, bars), (bars, points)):
+        for a, b in () if tall else ((cells, bars), (bars, points)):
             fig.add_artist(ConnectionPatch((1.01, 1.06), (-0.1 if b is bars else -0.14, 1.06), a.transAxes, b.transAxes,
                                            arrowstyle="-|>", color=GREY, lw=1.2))  # fmt: skip
-        fig.savefig(STATIC / "landing.svg", transparent=True, metadata={"Date": None})
+        name = "landing_tall.svg" if tall else "landing.svg"
+        fig.savefig(STATIC / name, transparent=True, dpi=250, metadata={"Date": None})
         plt.close(fig)
 
 
@@ -121,7 +126,7 @@ def thumbnails(bulk: anndata.AnnData, model: hp.HPVADE) -> dict:
     planted.obs["log2_rna_vs_atac_attr"] = np.log2(parts[:, 0] / parts[:, 1])
     return {
         "proportions": lambda: hp.pl.proportions(bulk),
-        "agreement": lambda: hp.pl.agreement(bulk, truth_key="proportions"),
+        "agreement": lambda: hp.pl.agreement(bulk, truth_key="proportions", ncols=3),
         "intervals": lambda: hp.pl.intervals(bounds, truth=bulk.obsm["proportions"]),
         "diagnostics": lambda: hp.pl.diagnostics(bulk),
         "label_check": lambda: hp.pl.label_check(adata),
@@ -138,9 +143,9 @@ def thumbnails(bulk: anndata.AnnData, model: hp.HPVADE) -> dict:
 
 
 def save(figure, path: Path) -> None:
-    """Save what a plot returned, 300 pixels wide."""
+    """Save what a plot returned, 480 pixels wide."""
     figure = figure if hasattr(figure, "savefig") else np.ravel(figure)[0].figure
-    figure.savefig(path, dpi=300 / figure.get_figwidth(), pil_kwargs={"optimize": True}, metadata={"Software": None})
+    figure.savefig(path, dpi=480 / figure.get_figwidth(), pil_kwargs={"optimize": True}, metadata={"Software": None})
     plt.close(figure)
 
 
@@ -148,6 +153,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     shipped, shipped_model = blood()
     landing(shipped, shipped_model)
+    landing(shipped, shipped_model, tall=True)
     (STATIC / "pl").mkdir(exist_ok=True)
     for plot, draw in thumbnails(shipped, shipped_model).items():
         save(draw(), STATIC / "pl" / f"{plot}.png")

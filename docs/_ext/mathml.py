@@ -8,7 +8,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
-_SIZES = re.compile(r"\\[bB]ig{1,2}[lrm]?(?![a-zA-Z])")  # MathML stretches brackets by itself
+# MathML stretches brackets and sets sums by itself
+_SIZES = re.compile(r"\\([bB]ig{1,2}[lrm]?|textstyle)(?![a-zA-Z])")
 _ALIGNED = re.compile(r"\\begin\{(aligned|split|gathered|cases|array)")
 
 
