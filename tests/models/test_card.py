@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from mudata import MuData
 
 import hpvade as hp
 
@@ -47,6 +48,44 @@ def test_a_folder_with_a_card_still_loads(folder, trained):
     hp.HPVADE.write_card(folder, license_info="mit")
     found = hp.HPVADE.load(folder, accelerator="cpu").deconvolve(trained.bulk.copy())
     assert (found == trained.model.deconvolve(trained.bulk.copy())).all(axis=None)
+
+
+def ivae(adata):
+    hp.IVAE.setup_anndata(adata)
+    return hp.IVAE(adata)
+
+
+def cvae(adata):
+    hp.ConditionalVAE.setup_anndata(adata, "cell_type", perturbation_key="batch", experiment_key="donor")
+    return hp.ConditionalVAE(adata)
+
+
+def cycleae(adata):
+    hp.CycleAE.setup_anndata(adata, ["donor", "batch"])
+    return hp.CycleAE(adata, n_latent=4)
+
+
+def ambient(adata):
+    hp.AmbientRegularizedSCVI.setup_anndata(adata, batch_key="batch")
+    return hp.AmbientRegularizedSCVI(adata)
+
+
+def multimodal(adata):
+    peaks = adata[:, :50].copy()
+    peaks.var_names = [f"peak_{i}" for i in range(50)]
+    mdata = MuData({"rna": adata, "atac": peaks})
+    mdata.obs["sample"] = adata.obs["donor"]
+    hp.RegularizedMultimodalVI.setup_mudata(mdata, batch_key="sample")
+    return hp.RegularizedMultimodalVI(mdata, n_latent={"rna": 4, "atac": 2})
+
+
+@pytest.mark.parametrize("make", [ivae, cvae, cycleae, ambient, multimodal])
+def test_every_family_has_a_card(planted, tmp_path, make):
+    model = make(planted()[0])
+    model.save(tmp_path / "model")
+    head, text = header(type(model).write_card(tmp_path / "model", license_info="mit"))
+    assert f"model_cls_name:{type(model).__name__}" in head["tags"]
+    assert ("n_X_atac: 50" if make is multimodal else "n_cells: 480") in text and f"hp.{type(model).__name__}.load(" in text
 
 
 def test_what_cannot_be_written(folder, tmp_path):

@@ -70,6 +70,7 @@ ELSEWHERE = {
 }
 TESTED = {
     *("train", "save", "load", "load_query_data", "compute_latent_umap", "load_registry", "view_setup_args"),
+    "write_card",
     *("register_manager", "transfer_fields", "get_anndata_manager", "get_from_registry", "deregister_manager"),
     *("get_marginal_ll", "differential_expression", "get_feature_correlation_matrix"),
 }

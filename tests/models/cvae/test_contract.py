@@ -14,6 +14,7 @@ TESTED_BY_ROW = {
         "augment_reference",
         "export_checkpoint",
         "generate",
+        "write_card",
         "get_counterfactual_expression",
         "load",
         "perturbation_effects",

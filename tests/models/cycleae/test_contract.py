@@ -83,7 +83,7 @@ CHECKS = {
 IN_OTHER_TESTS = {"load", "load_registry", "save", "setup_anndata", "train", "fit_chunks", "register_manager"}
 IN_OTHER_TESTS |= {"fields", "categories", "counterfactual", "get_counterfactual_expression", "get_context_effects"}
 IN_OTHER_TESTS |= {"get_head_logits", "get_head_influence", "predict_context", "get_latent_representation"}
-IN_OTHER_TESTS |= {"get_reconstruction_error", "translate_reference", "view_setup_args"}
+IN_OTHER_TESTS |= {"get_reconstruction_error", "translate_reference", "view_setup_args", "write_card"}
 
 
 def test_every_public_name_is_in_the_table():

@@ -110,6 +110,7 @@ CHECKS = {
     "view_registry": prints,
     "view_setup_args": TESTED,
     "view_setup_method_args": prints,
+    "write_card": TESTED,  # tests/models/test_card.py
 }
 
 
