@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from mudata import MuData
 
 import hpvade as hp
 
@@ -49,3 +50,17 @@ def test_diagnose_and_solve_of_a_table_return_an_anndata(trained):
     found = hp.tl.solve(table, trained.reference, labels_key="cell_type", device="cpu")
     np.testing.assert_array_equal(found.obsm["robust_proportions"], bulk.obsm["robust_proportions"])
     assert list(table.columns) == list(bulk.var_names)
+
+
+def test_one_modality_of_a_mudata_is_asked_for_and_works(trained, planted):
+    adata, bulk = planted()
+    mdata = MuData({"rna": bulk, "other": ad.AnnData(np.ones((12, 2)), obs=bulk.obs[[]])})
+    with pytest.raises(TypeError, match=r"MuData of rna, other; expected one modality, as in mdata\['rna'\]"):
+        trained.model.deconvolve(mdata)
+    found = trained.model.deconvolve(mdata["rna"])
+    pd.testing.assert_frame_equal(mdata["rna"].obsm["hpvade_proportions"], found)
+    cells = MuData({"rna": adata, "protein": ad.AnnData(np.ones((480, 2)), obs=adata.obs[[]])})
+    with pytest.raises(TypeError, match=r"MuData of 'rna', 'protein'; expected an AnnData.*mdata\['rna'\]"):
+        hp.HPVADE.setup_anndata(cells, labels_key="cell_type")
+    hp.HPVADE.setup_anndata(cells["rna"], labels_key="cell_type")
+    assert hp.HPVADE(cells["rna"]).adata is cells["rna"]
