@@ -122,7 +122,8 @@ def _check_cells(
 
 def _check_own(adata: AnnData) -> None:
     if not isinstance(adata, AnnData):
-        of = f" of {', '.join(map(repr, adata.mod))}" if hasattr(adata, "mod") else ""
+        is_mudata = type(adata).__name__ == "MuData"  # not imported for the question
+        of = f" of {', '.join(map(repr, adata.mod))}" if is_mudata else ""
         raise TypeError(
             f"The reference is a {type(adata).__qualname__}{of}; expected an AnnData. "
             "Pass one modality of a MuData, as in mdata['rna']."
