@@ -43,6 +43,9 @@ class Keys:
     LABEL_CHECK = "label_check"
     """uns: findings of `tl.check_labels`; start of the names of its columns in obs."""
 
+    GROUPS = "compare_groups"
+    """uns: results, messages and parameters of `tl.compare_groups`."""
+
     IVAE = "X_ivae"
     """obsm: latent vectors of `IVAE` (cells x latent)."""
 

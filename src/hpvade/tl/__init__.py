@@ -3,6 +3,7 @@
 from ..evaluation._align import compare
 from ..evaluation._evaluate import evaluate, evaluate_per_type
 from ._check_labels import check_labels
+from ._compare_groups import compare_groups
 from ._cycleae import cycleae
 from ._diagnose import diagnose
 from ._embed import embed
@@ -21,6 +22,7 @@ from ._solve import solve
 __all__ = [
     "check_labels",
     "compare",
+    "compare_groups",
     "cycleae",
     "diagnose",
     "embed",
