@@ -1,6 +1,7 @@
 """Which latent axes move which modality."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,9 +10,16 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 
 from .._text import listed
+from ._finish import finished
 
 
-def modality_attribution(table: pd.DataFrame, blocks: Mapping[str, tuple[int, int]] | None = None) -> Figure:
+def modality_attribution(
+    table: pd.DataFrame,
+    blocks: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw the attribution of every latent axis to every modality.
 
     Parameters
@@ -20,6 +28,8 @@ def modality_attribution(table: pd.DataFrame, blocks: Mapping[str, tuple[int, in
         Mean attribution, modalities x latent axes.
     blocks
         First and last (exclusive) axis of each modality's own part of the latent vector; drawn as separators.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -69,10 +79,17 @@ def modality_attribution(table: pd.DataFrame, blocks: Mapping[str, tuple[int, in
     bars.set_xlabel("share of attribution")
     bars.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.35), ncols=len(blocks))
     bars.spines[["top", "right"]].set_visible(False)
-    return fig
+    return finished(fig, show, save)
 
 
-def attribution_scatter(adata: AnnData, modalities: Sequence[str], *, basis: str = "X_umap_joint") -> Figure:
+def attribution_scatter(
+    adata: AnnData,
+    modalities: Sequence[str],
+    *,
+    basis: str = "X_umap_joint",
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw cells coloured by the attribution to each modality, and by its log ratio for two modalities.
 
     Parameters
@@ -83,6 +100,8 @@ def attribution_scatter(adata: AnnData, modalities: Sequence[str], *, basis: str
         Names of the modalities.
     basis
         Coordinates in `adata.obsm`; the first two columns are drawn.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -116,4 +135,4 @@ def attribution_scatter(adata: AnnData, modalities: Sequence[str], *, basis: str
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         fig.colorbar(points, ax=ax, shrink=0.7).outline.set_visible(False)
-    return fig
+    return finished(fig, show, save)

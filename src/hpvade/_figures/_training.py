@@ -1,6 +1,7 @@
 """Losses and metrics over training."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,18 +9,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ._finish import finished
 from ._palette import BASE
 
+# what training is about and whether it got there, in the words of all families; the first four of these are drawn
+_MATTER = ("loss", "elbo", "prop", "rmse_skill", "reconstruction_loss", "recon", "kl_local", "target")
+_N_CURVES = 4
 _COLOURS = {"train": BASE[0], "validation": BASE[1]}
 
 
 def training_history(
     history: Mapping[str, pd.DataFrame],
     *,
-    keys: Sequence[str] | None = None,
+    keys: Sequence[str] | str | None = None,
     axes: Sequence[Axes] | np.ndarray | None = None,
-) -> Figure:
-    """Draw every recorded quantity over the epochs, training and validation in one panel.
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
+    """Draw what was recorded over the epochs, training and validation in one panel.
 
     Parameters
     ----------
@@ -27,9 +34,13 @@ def training_history(
         ``model.history`` of scvi-tools: one-column tables over epochs by name. ``elbo_train`` and ``elbo_validation``
         belong together, as do ``train_loss_epoch`` and ``validation_loss``, or ``sc/loss_kl`` and ``val_sc/loss_kl``.
     keys
-        The quantities to draw ("elbo", "loss"), or names of `history`. By default all, except the values per step.
+        The quantities to draw ("elbo", "loss"), or names of `history`. By default the four that matter most: loss and
+        ELBO, then what the model is for, such as the error of proportions and its skill against a constant. ``"all"``:
+        all, except the values per step.
     axes
         Where to draw, at least one per quantity; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -51,9 +62,13 @@ def training_history(
     'loss'
     """
     panels = _panels(history)
-    if keys is None:
+    if keys is None or (isinstance(keys, str) and keys == "all"):
         panels = {name: curves for name, curves in panels.items() if not name.endswith("_step")}
+        if keys is None:
+            order = sorted(panels, key=lambda name: _MATTER.index(name) if name in _MATTER else len(_MATTER))
+            panels = {name: panels[name] for name in order[:_N_CURVES]}
     else:
+        keys = [keys] if isinstance(keys, str) else keys
         chosen = [_split(name)[0] if name in history else name for name in keys]
         missing = [name for name in chosen if name not in panels]
         if missing:
@@ -62,7 +77,7 @@ def training_history(
     if not panels:
         raise ValueError("The history is empty: train the model first.")
     if axes is None:
-        ncols = min(3, len(panels))
+        ncols = min(2 if len(panels) == 4 else 3, len(panels))
         nrows = -(-len(panels) // ncols)
         fig, axes = plt.subplots(nrows, ncols, figsize=(3.4 * ncols, 2.5 * nrows), squeeze=False, layout="constrained")
         for ax in axes.flat[len(panels) :]:
@@ -76,7 +91,7 @@ def training_history(
     both = [ax for ax in axes if len(ax.lines) > 1]
     if both:
         both[0].legend(frameon=False, fontsize="small")
-    return axes[0].figure
+    return finished(axes[0].figure, show, save)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from ._agreement import agreement
 from ._contexts import context_effects, head_influence
 from ._diagnostics import diagnostics
 from ._embedding import embedding
+from ._groups import groups
 from ._intervals import intervals
 from ._label_check import label_check
 from ._latent_space import latent_space
@@ -22,6 +23,7 @@ __all__ = [
     "context_effects",
     "diagnostics",
     "embedding",
+    "groups",
     "head_influence",
     "intervals",
     "label_check",

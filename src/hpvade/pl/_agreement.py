@@ -1,6 +1,7 @@
 """Predicted against true proportions, one panel per type."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._figures._finish import finished
 from .._figures._palette import BASE
 from .._keys import Keys
 from ..evaluation import _metrics as metrics
@@ -25,7 +27,9 @@ def agreement(
     renormalize: bool = True,
     ncols: int = 4,
     axes: Sequence[Axes] | np.ndarray | None = None,
-) -> Figure:
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw predicted against true proportions, with the identity line, r, RMSE and bias in every panel.
 
     Parameters
@@ -44,6 +48,8 @@ def agreement(
         Panels per row.
     axes
         Where to draw, at least one per type; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -84,7 +90,7 @@ def agreement(
         ax.set_title(name, fontsize="medium")
         if not own:
             ax.set(xlabel="true proportion", ylabel="predicted proportion")
-    return axes[0].figure
+    return finished(axes[0].figure, show, save)
 
 
 def _grid(n_types: int, ncols: int) -> np.ndarray:

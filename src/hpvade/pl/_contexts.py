@@ -1,14 +1,24 @@
 """Influence of metadata fields, and effects of their categories."""
 
+from os import PathLike
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .._figures._finish import finished
 from .._figures._palette import BASE
 
 
-def head_influence(table: pd.DataFrame, *, base: bool = False, ax: Axes | None = None) -> Axes:
+def head_influence(
+    table: pd.DataFrame,
+    *,
+    base: bool = False,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Axes | None:
     """Draw how much each head of a CycleAE contributes: bars of the mean, whiskers from minimum to maximum.
 
     Parameters
@@ -19,6 +29,8 @@ def head_influence(table: pd.DataFrame, *, base: bool = False, ax: Axes | None =
         Also draw the base, which holds most of the expression and makes the fields look small.
     ax
         Where to draw; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -49,10 +61,18 @@ def head_influence(table: pd.DataFrame, *, base: bool = False, ax: Axes | None =
     ax.set_xticks(position, table.index.astype(str), rotation=45, ha="right", rotation_mode="anchor")
     ax.set_ylabel("L2 norm per cell")
     ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    return finished(ax, show, save)
 
 
-def context_effects(table: pd.DataFrame, field: str, *, n_genes: int = 10, ax: Axes | None = None) -> Axes:
+def context_effects(
+    table: pd.DataFrame,
+    field: str,
+    *,
+    n_genes: int = 10,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Axes | None:
     """Draw the genes that the categories of a field change most, as a heat map (genes x categories).
 
     Parameters
@@ -65,6 +85,8 @@ def context_effects(table: pd.DataFrame, field: str, *, n_genes: int = 10, ax: A
         Genes per category, those furthest from zero.
     ax
         Where to draw; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -107,4 +129,4 @@ def context_effects(table: pd.DataFrame, field: str, *, n_genes: int = 10, ax: A
     bar = ax.figure.colorbar(image, ax=ax, label="effect on expression", shrink=min(1.0, 14 / len(shown)))
     bar.outline.set_visible(False)
     ax.set_title(field, fontsize="medium")
-    return ax
+    return finished(ax, show, save)

@@ -1,6 +1,7 @@
 """Scatter plot of cells on two or three axes of an embedding."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from .._figures._palette import colours
+from .._figures._finish import finished
+from .._figures._palette import colours, stored_palette
 from .._keys import Keys
 from .._text import listed
 
@@ -22,7 +24,9 @@ def embedding(
     palette: Mapping[str, str] | Sequence[str] | None = None,
     size: float | None = None,
     ax: Axes | None = None,
-) -> Axes:
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Axes | None:
     """Draw every cell at its place in an embedding.
 
     Parameters
@@ -36,11 +40,13 @@ def embedding(
     axes
         Two or three columns of the embedding to draw; by default the first two, or all of three.
     palette
-        Colours of the groups, in order or by name.
+        Colours of the groups, in order or by name; by default those in ``adata.uns[f"{color}_colors"]``, if any.
     size
         Area of a point; chosen from the number of cells by default.
     ax
         Where to draw, with ``projection="3d"`` for three axes; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -81,6 +87,8 @@ def embedding(
     else:
         groups = pd.Categorical(values)
         names = [str(name) for name in groups.categories]
+        every = _categories(adata, color, names)
+        palette = stored_palette(adata, color, every, palette)
         for code, (name, colour) in enumerate(zip(names, colours(names, palette), strict=True)):
             ax.scatter(*points[:, groups.codes == code], color=colour, label=name, **style)
         ax.legend(
@@ -91,7 +99,14 @@ def embedding(
         getattr(ax, f"set_{name}label")(f"{basis.removeprefix('X_')} {axis}")
     ax.tick_params(labelsize="small")
     ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    return finished(ax, show, save)
+
+
+def _categories(adata: AnnData, color: str, names: list[str]) -> list[str]:
+    """All categories of a column, also those without cells: scanpy keeps a colour for each."""
+    column = adata.obs.get(color)
+    categorical = column is not None and isinstance(column.dtype, pd.CategoricalDtype)
+    return [str(name) for name in column.cat.categories] if categorical else names
 
 
 def _values(adata: AnnData, color: str):

@@ -1,5 +1,7 @@
 """The results of `tl.check_labels` in three panels."""
 
+from os import PathLike
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,13 +9,21 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._figures._finish import finished
 from .._figures._palette import BASE
 from .._keys import Keys
 
 _FLAGGED = BASE[3]
 
 
-def label_check(adata: AnnData, key: str = Keys.LABEL_CHECK, *, n_markers: int = 8) -> Figure:
+def label_check(
+    adata: AnnData,
+    key: str = Keys.LABEL_CHECK,
+    *,
+    n_markers: int = 8,
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw what :func:`hpvade.tl.check_labels` found.
 
     Parameters
@@ -24,6 +34,8 @@ def label_check(adata: AnnData, key: str = Keys.LABEL_CHECK, *, n_markers: int =
         Its `key_added`.
     n_markers
         Most pairs of types in the last panel.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -71,7 +83,7 @@ def label_check(adata: AnnData, key: str = Keys.LABEL_CHECK, *, n_markers: int =
     _shares(axes[1], types)
     if len(markers):
         _markers(axes[2], markers)
-    return fig
+    return finished(fig, show, save)
 
 
 def _matrix(ax: Axes, names: pd.Index, pairs: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """Cells in the plane by their latent representation, one panel per column of labels."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.figure import Figure
 
+from .._figures._finish import finished
 from ..tl._layout import SEED, layout
 from ._embedding import embedding
 
@@ -21,7 +23,9 @@ def latent_space(
     method: str = "pca",
     palette: Mapping[str, str] | Sequence[str] | None = None,
     seed: int = SEED,
-) -> Figure:
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw cells by PCA, t-SNE or UMAP of their latent representation, once per column of labels.
 
     Parameters
@@ -36,6 +40,8 @@ def latent_space(
         Colours of the groups, in order or by name.
     seed
         Seed of t-SNE and UMAP.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -69,4 +75,4 @@ def latent_space(
         axes.set_title(column, fontsize="medium")
         axes.get_legend().set_title(None)
         axes.set(xlabel=f"{_NAMES[method]} 1", ylabel=f"{_NAMES[method]} 2")
-    return figure
+    return finished(figure, show, save)

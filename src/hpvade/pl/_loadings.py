@@ -1,14 +1,24 @@
 """Bars of the genes that move most along each axis of a bottleneck."""
 
+from os import PathLike
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .._figures._finish import finished
 from .._figures._palette import BASE
 
 
-def loadings(table: pd.DataFrame, *, n_genes: int = 10, axes: list | np.ndarray | None = None) -> Figure:
+def loadings(
+    table: pd.DataFrame,
+    *,
+    n_genes: int = 10,
+    axes: list | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Figure | None:
     """Draw, for every axis, the genes with the largest loadings of both signs.
 
     Parameters
@@ -19,6 +29,8 @@ def loadings(table: pd.DataFrame, *, n_genes: int = 10, axes: list | np.ndarray 
         Genes per axis: those with the largest absolute loadings, sorted by loading.
     axes
         Where to draw, one per column of `table`; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -53,4 +65,4 @@ def loadings(table: pd.DataFrame, *, n_genes: int = 10, axes: list | np.ndarray 
         ax.set_xlabel("change of log proportion per unit", fontsize="small")
         ax.tick_params(axis="x", labelsize="small")
         ax.spines[["top", "right", "left"]].set_visible(False)
-    return axes[0].figure
+    return finished(axes[0].figure, show, save)

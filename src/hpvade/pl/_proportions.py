@@ -1,6 +1,7 @@
-"""Stacked bars of proportions."""
+"""Proportions of samples: stacked bars, a heat map of many, or boxes and points by group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from os import PathLike
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,24 +9,32 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from .._figures._palette import N_COLOURS, colours
+from .._figures._finish import finished
+from .._figures._palette import N_COLOURS, Palette, colours, stored_palette
 from .._keys import Keys
 from .._text import listed
-from ..evaluation._align import table
+from ..evaluation._align import predicted, table
+from ._heat_map import heat_map
+from ._strips import strips
 
 # above this many samples neither names nor gaps between bars can be seen
 _MAX_NAMED = 60
+_KINDS = ("bars", "heatmap", "box", "strip")
 
 
 def proportions(
     data: AnnData | pd.DataFrame,
     key: str = Keys.PROPORTIONS,
     *,
+    groupby: str | pd.Series | None = None,
+    kind: str | None = None,
     order: str | Sequence[str] | None = None,
-    palette: Mapping[str, str] | Sequence[str] | None = None,
+    palette: Palette | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    """Draw one stacked bar per sample.
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Axes | None:
+    """Draw the composition of samples: one stacked bar each, a heat map of many, or boxes by group.
 
     Parameters
     ----------
@@ -33,23 +42,36 @@ def proportions(
         Bulk samples with proportions in ``.obsm[key]``, or the table itself, samples x types.
     key
         The proportions to draw.
+    groupby
+        Column of ``data.obs``, or a series over the samples, with the group of each.
+    kind
+        ``"bars"``, the default up to 60 samples; ``"heatmap"``, types x samples, in which similar samples stand side
+        by side (within their groups, where there are any), the default beyond; ``"box"``, the default with `groupby`:
+        boxes of median and quartiles with a point per sample, for every type and group; ``"strip"``: points and
+        medians.
     order
-        The name of a type, to sort the samples by it, largest first; or the samples to draw, in this order.
+        For bars and heat map: the name of a type, to sort the samples by it, largest first; or the samples to draw, in
+        this order. A heat map in a given order is not clustered.
     palette
-        Colours by type, or in the order of the types. By default the seven of Okabe and Ito, which
-        colour-blind readers tell apart, then darker and lighter ones, then the same hatched.
+        Colours by name or in order: of the groups, or of the types of bars. By default those in
+        ``data.uns[f"{groupby}_colors"]`` or ``data.uns[f"{key}_colors"]``, where scanpy keeps them; else the seven of
+        Okabe and Ito, which colour-blind readers tell apart, then darker and lighter ones, then the same hatched.
     ax
         Where to draw; a new figure by default.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
-    The axes. More than 60 samples are drawn without gaps and names. Samples that were skipped (NaN) have no bar, and
-    their names say so.
+    The axes. More than 60 bars are drawn without gaps and names, a heat map names up to 120 samples. Samples that were
+    skipped (NaN) have no bar, and their names say so; the other kinds leave them out.
 
     Raises
     ------
     KeyError
-        When `order` names no type or samples that do not exist, or `palette` misses a type.
+        When `order` names no type or samples that do not exist, `groupby` is no column, or `palette` misses a name.
+    ValueError
+        When `kind` is unknown or needs `groupby`, or groups are missing (NaN).
 
     Examples
     --------
@@ -58,7 +80,52 @@ def proportions(
     >>> [label.get_text() for label in ax.get_xticklabels()]
     ['s2', 's1']
     """
-    values = _ordered(table(data, key) if isinstance(data, AnnData) else data, order)
+    values = table(data, key) if isinstance(data, AnnData) else data
+    groups = None if groupby is None else _groups(data, values.index, groupby)
+    if kind is None:
+        kind = "box" if groups is not None else "bars" if len(values) <= _MAX_NAMED else "heatmap"
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; expected one of {listed(_KINDS)}.")
+    if kind in ("box", "strip") and groups is None:
+        raise ValueError(f"kind={kind!r} sets groups side by side: pass groupby, a column of obs.")
+    shades = None
+    if groups is not None:
+        names = list(groups.cat.categories)
+        by = groupby if isinstance(groupby, str) else ""
+        shades = dict(zip(names, colours(names, stored_palette(data, by, names, palette)), strict=True))
+    if kind == "bars":
+        values = _ordered(values, order)
+        ax = _bars(values, stored_palette(data, key, list(values.columns), palette if groups is None else None), ax)
+    else:
+        values = predicted(_ordered(values, order)).astype(float)
+        groups = None if groups is None else groups.loc[values.index]
+        if kind == "heatmap":
+            ax = heat_map(values, groups, shades, ax, cluster=order is None)
+        else:
+            ax = strips(values, groups, shades, ax, boxes=kind == "box")
+    return finished(ax, show, save)
+
+
+def _groups(data, samples: pd.Index, groupby: str | pd.Series) -> pd.Series:
+    """The group of every sample, categories in order and without empty ones."""
+    if isinstance(groupby, str):
+        if not isinstance(data, AnnData):
+            raise ValueError(f"groupby={groupby!r} is a column of obs; for a table pass the series itself.")
+        if groupby not in data.obs:
+            raise KeyError(f"groupby={groupby!r} is no column of obs; it has {listed(data.obs, 20)}.")
+        groups = data.obs[groupby].set_axis(samples)
+    else:
+        groups = pd.Series(groupby).reindex(samples)
+    if missing := int(groups.isna().sum()):
+        raise ValueError(f"groupby is missing (NaN) for {missing} samples: {listed(samples[groups.isna()])}.")
+    if isinstance(groups.dtype, pd.CategoricalDtype):
+        levels = groups.cat.remove_unused_categories().cat.categories
+    else:
+        levels = sorted(groups.unique())
+    return groups.astype(object).map(str).astype(pd.CategoricalDtype([str(level) for level in levels]))
+
+
+def _bars(values: pd.DataFrame, palette: Palette | None, ax: Axes | None) -> Axes:
     skipped = values.isna().all(axis=1).to_numpy()
     values = values.fillna(0.0)
     n_samples, n_types = values.shape

@@ -1,11 +1,14 @@
 """Heat map of the genes that set the types apart."""
 
+from os import PathLike
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from .._figures._finish import finished
 from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import named
@@ -17,7 +20,9 @@ def signatures(
     n_genes: int = 5,
     key: str = Keys.SIGNATURES,
     ax: Axes | None = None,
-) -> Axes:
+    show: bool | None = None,
+    save: str | PathLike | None = None,
+) -> Axes | None:
     """Draw the most specific genes of every type.
 
     A gene belongs to the type in which its log1p cp10k is highest, and is the more specific the further the second type
@@ -33,6 +38,8 @@ def signatures(
         The signatures in ``data.varm``.
     ax
         Where to draw; a new figure by default, as high as its genes need.
+    show, save
+        Show the figure and return None; write it to this file. See :doc:`/api/pl`.
 
     Returns
     -------
@@ -75,7 +82,7 @@ def signatures(
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, label="z-score of log1p cp10k", shrink=min(1.0, 14 / n_rows), aspect=20)
     bar.outline.set_visible(False)
-    return ax
+    return finished(ax, show, save)
 
 
 def _log1p_cp10k(table: pd.DataFrame) -> pd.DataFrame:

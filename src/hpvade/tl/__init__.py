@@ -7,6 +7,7 @@ from ._compare_groups import compare_groups
 from ._cycleae import cycleae
 from ._diagnose import diagnose
 from ._embed import embed
+from ._frames import proportions_adata, proportions_frame
 from ._generation import evaluate_generation
 from ._layout import layout
 from ._neighbourhood import (
@@ -33,6 +34,8 @@ __all__ = [
     "layout",
     "marker_genes",
     "neighbourhood_correlation",
+    "proportions_adata",
+    "proportions_frame",
     "random_baseline",
     "solve",
     "stratified_summary",
