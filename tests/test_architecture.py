@@ -46,6 +46,8 @@ TESTED_ELSEWHERE = {
     "models/hpvade/_consensus.py": "several studies, in models/hpvade/test_studies.py",
     "models/hpvade/_study_methods.py": "several studies, in models/hpvade/test_studies.py",
     "models/_encoding.py": "the file format, in models/test_base.py",
+    "pl/_heat_map.py": "the heat map of pl/test_proportions.py",
+    "pl/_strips.py": "boxes and points of pl/test_proportions.py",
     "_figures/_palette.py": "the colours of pl/test_proportions.py",
     "models/cycleae/_cycle_plan.py": "CycleAE's steps, losses, tags and resuming, in models/cycleae/test_training.py",
     "solvers/_kernels.py": "the loops of solvers/test_cpu.py",

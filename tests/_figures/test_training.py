@@ -54,6 +54,24 @@ def test_keys_choose_and_order(history):
         training_history(history, keys=["mse"])
 
 
+def test_by_default_the_four_that_matter():
+    names = [
+        "dead_units_validation",
+        "rmse_skill_validation",
+        "elbo_train",
+        "prop_train",
+        "train_loss",
+        "kl_local_train",
+    ]
+    history = {name: curve([2.0, 1.0]) for name in names}
+    assert [ax.get_title() for ax in training_history(history).axes] == ["loss", "elbo", "prop", "rmse skill"]
+    every = [ax.get_title() for ax in training_history(history, keys="all").axes]
+    assert every == ["dead units", "rmse skill", "elbo", "prop", "loss", "kl local"]
+    # what a model did not record is filled up in the order of recording
+    few = {name: curve([1.0]) for name in ("own_train", "other_train", "train_loss")}
+    assert [ax.get_title() for ax in training_history(few).axes] == ["loss", "own", "other"]
+
+
 def test_one_epoch_is_a_visible_point():
     (ax,) = training_history({"elbo_train": curve([1.0])}).axes
     assert ax.lines[0].get_marker() == "o"

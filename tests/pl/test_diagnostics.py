@@ -28,6 +28,8 @@ def test_panels_show_the_numbers(diagnosed):
     for ax, limit in ((top, 99), (bottom, 0.15)):
         assert [to_hex(c) for c in ax.collections[0].get_facecolors()] == ["#0072b2", "#d55e00", "#0072b2"]
         np.testing.assert_allclose(ax.lines[0].get_ydata(), limit)
+        (said,) = ax.texts
+        assert said.get_text() == {99: "limit: 99 %", 0.15: "limit: 0.15"}[limit] and said.xy[1] == limit
         assert [label.get_text() for label in ax.get_xticklabels()] == ["s1", "s2", "s3"]
     mean, reference = ([bar.get_width() for bar in bars] for bars in composition.containers if hasattr(bars, "patches"))
     np.testing.assert_allclose([mean, reference], [[0.6, 0.4], [0.3, 0.7]])

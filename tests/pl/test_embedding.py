@@ -1,7 +1,9 @@
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 import hpvade as hp
 
@@ -54,3 +56,14 @@ def test_what_is_not_there_is_named(adata):
     for axes in ((0,), (0, 2), (0, 1, 2)):
         with pytest.raises(ValueError, match="expected two or three of them"):
             hp.pl.embedding(adata, axes=axes)
+
+
+def test_colours_that_scanpy_stored():
+    adata = ad.AnnData(np.ones((4, 1)), obsm={"X": np.random.default_rng(0).random((4, 2))})
+    adata.obs["type"] = pd.Categorical(["B", "T", "B", "T"], ["A", "B", "T"])  # no cell is A
+    adata.uns["type_colors"] = ["red", "green", "blue"]
+    ax = hp.pl.embedding(adata, "X", color="type")
+    drawn = {points.get_label(): to_hex(points.get_facecolor()[0]) for points in ax.collections}
+    assert drawn == {"B": to_hex("green"), "T": to_hex("blue")}
+    ax = hp.pl.embedding(adata, "X", color="type", palette={"B": "black", "T": "red"})
+    assert to_hex(ax.collections[0].get_facecolor()[0]) == to_hex("black")

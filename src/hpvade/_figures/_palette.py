@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from anndata import AnnData
 from matplotlib.colors import to_rgb
+from pandas import CategoricalDtype
 
 # Okabe and Ito (2008) without black: blue, orange, green, vermillion, sky, purple, yellow
 BASE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
@@ -26,6 +27,13 @@ def colours(names: Sequence[str], palette: Palette | None = None) -> list:
     if palette is None:
         palette = [*BASE, *(_mixed(c, 0.0, 0.45) for c in BASE), *(_mixed(c, 1.0, 0.6) for c in BASE)]
     return [palette[i % len(palette)] for i in range(len(names))]
+
+
+def categories(column) -> list[str]:
+    """Names of all groups of a column of obs in the order of their colours in uns, also those without a member."""
+    if isinstance(column.dtype, CategoricalDtype):
+        return [str(name) for name in column.cat.categories]
+    return [str(name) for name in sorted(column.dropna().unique())]
 
 
 def stored_palette(data, key: str, names: Sequence[str], palette: Palette | None) -> Palette | None:

@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from .._figures._finish import finished
-from .._figures._palette import colours, stored_palette
+from .._figures._palette import categories, colours, stored_palette
 from .._keys import Keys
 from .._text import listed
 
@@ -87,7 +87,7 @@ def embedding(
     else:
         groups = pd.Categorical(values)
         names = [str(name) for name in groups.categories]
-        every = _categories(adata, color, names)
+        every = categories(adata.obs[color]) if color in adata.obs else names
         palette = stored_palette(adata, color, every, palette)
         for code, (name, colour) in enumerate(zip(names, colours(names, palette), strict=True)):
             ax.scatter(*points[:, groups.codes == code], color=colour, label=name, **style)
@@ -100,13 +100,6 @@ def embedding(
     ax.tick_params(labelsize="small")
     ax.spines[["top", "right"]].set_visible(False)
     return finished(ax, show, save)
-
-
-def _categories(adata: AnnData, color: str, names: list[str]) -> list[str]:
-    """All categories of a column, also those without cells: scanpy keeps a colour for each."""
-    column = adata.obs.get(color)
-    categorical = column is not None and isinstance(column.dtype, pd.CategoricalDtype)
-    return [str(name) for name in column.cat.categories] if categorical else names
 
 
 def _values(adata: AnnData, color: str):

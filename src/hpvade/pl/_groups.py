@@ -1,5 +1,6 @@
 """Differences between groups of samples, with their intervals."""
 
+from collections.abc import Mapping
 from os import PathLike
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from .._figures._finish import finished
-from .._figures._palette import Palette, colours, stored_palette
+from .._figures._palette import Palette, categories, colours, stored_palette
 from .._keys import Keys
 from .._text import listed
 
@@ -122,14 +123,13 @@ def _table(data: AnnData | pd.DataFrame, key: str, palette: Palette | None) -> t
         raise KeyError(f"the table has no column {listed(missing)}; expected that of tl.compare_groups.")
     names = list(dict.fromkeys(found["group"].astype(str)))
     every = names
-    if groupby and groupby in data.obs:  # as many colours as the groups have, the reference among them
-        column = data.obs[groupby]
-        categorical = isinstance(column.dtype, pd.CategoricalDtype)
-        every = [str(name) for name in (column.cat.categories if categorical else sorted(column.dropna().unique()))]
+    if groupby and groupby in data.obs:  # the reference has a colour, too
+        every = categories(data.obs[groupby])
         palette = stored_palette(data, groupby, every, palette)
-    # by default the colours that `pl.proportions` gives the same groups, where all are known
-    chosen = dict(zip(every, colours(every, palette), strict=True)) if set(names) <= set(every) else None
-    return found, chosen or dict(zip(names, colours(names, palette), strict=True))
+        used = set(data.obs[groupby].dropna().astype(str))
+        every = every if palette is not None else [name for name in every if name in used]
+    every = every if set(names) <= set(every) and not isinstance(palette, Mapping) else names
+    return found, dict(zip(every, colours(every, palette), strict=True))
 
 
 def _fdr(value: float) -> str:

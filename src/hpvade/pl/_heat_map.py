@@ -10,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch, Rectangle
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-_MAX_NAMED = 120
+_MAX_NAMED = 60
 _MAX_OPTIMAL = 400  # samples whose leaves are turned to the best order, which takes the square of their number
 
 
@@ -29,14 +29,14 @@ def heat_map(
     named = n <= _MAX_NAMED
     if ax is None:
         longest = max(len(str(name)) for name in values.index) if named else 0
-        size = 2.6 + 0.075 * max(map(len, map(str, values.columns))) + np.clip(0.13 * n, 2.4, 12)
+        size = 2.6 + 0.075 * max(map(len, map(str, values.columns))) + np.clip(0.15 * n, 2.4, 9)
         height = 1.0 + 0.2 * n_types + 0.065 * longest + (0.5 if groups is not None else 0)
         _, ax = plt.subplots(figsize=(size, height), layout="constrained")
     norm = PowerNorm(0.5, 0, max(float(values.to_numpy().max()), 1e-9))
     image = ax.imshow(values.T.to_numpy(), aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
     ax.set_yticks(np.arange(n_types), values.columns.astype(str), fontsize="small")
     if named:
-        ax.set_xticks(np.arange(n), values.index.astype(str), rotation=90, fontsize=8 if n <= 60 else 6)
+        ax.set_xticks(np.arange(n), values.index.astype(str), rotation=90, fontsize=8)
     else:
         ax.set_xticks([])
         ax.set_xlabel(f"{n} samples" + (", similar ones side by side" if cluster else ""))

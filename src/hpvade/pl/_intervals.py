@@ -99,7 +99,7 @@ def intervals(
     n_columns = min(ncols, len(types))
     n_rows = -(-len(types) // n_columns)
     named = len(table) <= _MAX_NAMED
-    width = max(2.4, 0.16 * min(len(table), _MAX_NAMED))
+    width = max(2.4, 0.16 * len(table)) if named else 4.0
     # one order, so that the names of the lowest panels are those of all
     size = (width * n_columns, 1.9 * n_rows + (0.9 if named else 0.3))
     fig, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)

@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from .._figures._finish import finished
-from .._figures._palette import N_COLOURS, Palette, colours, stored_palette
+from .._figures._palette import N_COLOURS, Palette, categories, colours, stored_palette
 from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import predicted, table
@@ -63,7 +63,7 @@ def proportions(
 
     Returns
     -------
-    The axes. More than 60 bars are drawn without gaps and names, a heat map names up to 120 samples. Samples that were
+    The axes. More than 60 samples are drawn without names, and bars without gaps. Samples that were
     skipped (NaN) have no bar, and their names say so; the other kinds leave them out.
 
     Raises
@@ -91,11 +91,13 @@ def proportions(
     shades = None
     if groups is not None:
         names = list(groups.cat.categories)
-        by = groupby if isinstance(groupby, str) else ""
-        shades = dict(zip(names, colours(names, stored_palette(data, by, names, palette)), strict=True))
+        if isinstance(groupby, str):
+            palette = stored_palette(data, groupby, categories(data.obs[groupby]), palette)
+        shades = dict(zip(names, colours(names, palette), strict=True))
     if kind == "bars":
         values = _ordered(values, order)
-        ax = _bars(values, stored_palette(data, key, list(values.columns), palette if groups is None else None), ax)
+        own = palette if groups is None else None
+        ax = _bars(values, stored_palette(data, key, list(values.columns), own), ax)
     else:
         values = predicted(_ordered(values, order)).astype(float)
         groups = None if groups is None else groups.loc[values.index]

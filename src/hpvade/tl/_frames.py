@@ -48,8 +48,8 @@ def proportions_frame(
     >>> import anndata, hpvade as hp, pandas as pd
     >>> bulk = anndata.AnnData(obs=pd.DataFrame({"group": ["ctrl", "ill"]}, index=["s1", "s2"]))
     >>> bulk.obsm["hpvade_proportions"] = pd.DataFrame({"T": [0.6, 0.7], "B": [0.4, 0.3]}, index=["s1", "s2"])
-    >>> hp.tl.proportions_frame(bulk).iloc[0].tolist()
-    ['s1', 'T', 0.6, 'ctrl']
+    >>> hp.tl.proportions_frame(bulk).astype(str).iloc[0].tolist()
+    ['s1', 'T', '0.6', 'ctrl']
     """
     values = table(bulk, key)
     bounds = {name: table(bulk, Keys.bound(key, name)) for name in _BOUNDS if Keys.bound(key, name) in bulk.obsm}
