@@ -27,11 +27,12 @@ def test_the_verdict():
 def test_groups_against_pandas():
     table = pd.DataFrame(np.random.default_rng(0).dirichlet([1, 1], 6), columns=["A", "B"])
     groups = pd.Series(["x", "y", "x", "y", "y", "y"])
-    found = group_rows(table, groups)
+    found = group_rows(table, groups.astype("category"), {"refused": "too few"})
     assert found["names"] == {"x": 2, "y": 4}
     np.testing.assert_allclose(found["rows"][1][1][1][0], table["B"][groups == "y"].mean())
     np.testing.assert_allclose(found["rows"][1][1][1][1], table["B"][groups == "y"].std())
     assert found["figure"].src.startswith("data:image/svg+xml")
+    assert found["refused"] == "too few" and found["tests"] is None
 
 
 def test_a_table_of_numbers():

@@ -3,6 +3,7 @@ import base64
 import numpy as np
 import pandas as pd
 
+from hpvade._figures._palette import BASE
 from hpvade._report import _figures as figures
 
 
@@ -19,7 +20,7 @@ def test_few_samples_are_vectors_and_many_are_pixels():
     few, many = table(20), table(600)
     assert "<image" not in drawn(figures.intervals(few, 0.5 * few, 1.2 * few))
     assert "<image" in drawn(figures.intervals(many, 0.5 * many, 1.2 * many))
-    assert len(figures.stacked_bars(many).src) < 300_000
+    assert len(figures.composition(many).src) < 300_000
 
 
 def test_the_same_figure_again():
@@ -32,7 +33,16 @@ def test_intervals_of_all_types_but_the_unknown():
     assert drawn(figures.intervals(wide, 0.5 * table(8), 1.2 * table(8))).count('id="axes_') == 3
 
 
-def test_one_panel_per_type():
-    labels = np.array(["x", "y"] * 4)
-    assert drawn(figures.groups(table(8), labels)).count('id="axes_') == 3
+def test_types_in_rows_and_groups_in_colours():
+    labels = pd.Series(["x", "y"] * 4, table(8).index, dtype="category")
+    assert drawn(figures.groups(table(8), labels)).count('id="PathCollection_') >= 2
     assert figures.groups(table(8), labels).min_width > 300
+
+
+def test_groups_have_one_colour_in_both_figures():
+    labels = pd.Series(["x", "y"] * 4, table(8).index, dtype="category")
+    results = pd.DataFrame({"type": ["A"], "group": "y", "reference": "x", "log2_ratio": 1.0, "fdr": 0.01})
+    results = results.assign(log2_lower=0.5, log2_upper=1.5)
+    of_y = BASE[1].lower()
+    assert of_y in drawn(figures.groups(table(8), labels)) and of_y in drawn(figures.differences(results, labels))
+    assert BASE[0].lower() not in drawn(figures.differences(results, labels))

@@ -1,6 +1,7 @@
 """The page holds the numbers it was given, escapes what users wrote, and loads nothing."""
 
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_page_shows_the_numbers(done, trained, tmp_path):
     assert shown["hpvade"][list(scores.columns).index("rmse")] == f"{scores['rmse'].iloc[0]:.3f}"
     assert shown["nnls"][list(scores.columns).index("rmse")] == f"{scores.loc['nnls', 'rmse']:.3f}"
     words = " ".join(page.words)
-    assert hp.__version__ in words and "a (n = 6)" in words and "No test was made" in words
+    assert hp.__version__ in words and "a (n = 6)" in words and "No test was made" not in words
     for message in done.uns["hpvade_qc"]["messages"]:
         assert message in words
     means = table.groupby(done.obs["group"].to_numpy()).mean()
@@ -89,7 +90,11 @@ def test_the_bulk_is_unchanged_and_the_page_is_the_same_again(done, trained, tmp
     with unchanged(done):
         first = written(done, trained, tmp_path)
     assert written(done, trained, tmp_path) == first
-    assert "Against measured" not in first and "Groups of samples" not in first
+    assert (
+        "Against measured" not in first
+        and "Do the groups differ" not in first
+        and "labels of the reference" not in first
+    )
 
 
 def test_what_is_missing_is_computed(trained, tmp_path, unchanged, done):
@@ -157,3 +162,67 @@ def test_sums_to_report_are_shown(done, trained, tmp_path):
     bulk.uns["hpvade_qc"] = {**done.uns["hpvade_qc"], "merges": merges}
     page = Page(written(bulk, trained, tmp_path))
     assert ["type_0 + type_1", "41.0–58.0"] in page.rows
+
+
+def test_the_comparison_of_groups_is_that_of_tl(done, trained, tmp_path):
+    bulk = done.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = hp.tl.compare_groups(bulk.copy(), "group")
+    page = Page(written(bulk, trained, tmp_path, groupby="group"))
+    rows = {row[0]: row for row in page.rows if len(row) == 8 and row[0] in bulk.obsm["hpvade_proportions"]}
+    for row in expected.itertuples():
+        shown = rows[row.type]
+        assert shown[1] == f"{100 * row.difference:+.1f}" and shown[3] == f"{row.log2_ratio:+.2f}"
+        assert shown[4] == f"{row.log2_lower:+.2f} to {row.log2_upper:+.2f}"
+        assert (shown[5], shown[6]) == (f"{row.p_value:.2g}", f"{row.fdr:.2g}")
+    assert "centred log-ratios" in " ".join(page.words)
+
+
+def test_a_stored_comparison_is_taken(done, trained, tmp_path):
+    bulk = done.copy()
+    bulk.obs["subject"] = [f"p{i // 2}" for i in range(12)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = hp.tl.compare_groups(bulk, "group", paired="subject", reference="b", method="ols")
+    words = " ".join(Page(written(bulk, trained, tmp_path, groupby="group")).words)
+    assert "Adjusted for subject" in words and "within subjects (subject)" in words
+    assert f"{found['log2_ratio'].iloc[0]:+.2f}" in words
+    bulk.uns["compare_groups"]["params"]["groupby"] = "another"
+    assert "Adjusted for" not in " ".join(Page(written(bulk, trained, tmp_path, groupby="group")).words)
+
+
+def test_a_group_of_one_sample_is_shown_without_a_test(done, trained, tmp_path):
+    bulk = done.copy()
+    bulk.obs["group"] = ["a"] * 11 + ["b"]
+    words = " ".join(Page(written(bulk, trained, tmp_path, groupby="group")).words)
+    assert "No test was made" in words and "one sample" in words and "b (n = 1)" in words
+
+
+def test_more_groups_and_their_order(done, trained, tmp_path):
+    bulk = done.copy()
+    bulk.obs["group"] = pd.Categorical(["late", "early", "mid"] * 4, ["early", "mid", "late"])
+    page = Page(written(bulk, trained, tmp_path, groupby="group"))
+    assert [row[1] for row in page.rows if len(row) == 9 and row[0] == "type_0"] == ["mid", "late"]
+    assert any(row[1:] == ["early (n = 4)", "mid (n = 4)", "late (n = 4)"] for row in page.rows)
+
+
+def test_labels_of_the_reference(done, trained, tmp_path):
+    reference = trained.reference.copy()
+    with pytest.raises(KeyError, match="run hpvade.tl.check_labels"):
+        written(done, trained, tmp_path, reference=reference)
+    hp.tl.check_labels(reference, "cell_type", markers=None)
+    check = reference.uns["label_check"]
+    check["findings"] = pd.DataFrame({"type": ["x"], "second": ["y"], "share": [0.2], "text": ["21% of <x> is y."]})
+    words = " ".join(Page(written(done, trained, tmp_path, reference=reference)).words)
+    assert "Do the labels of the reference hold?" in words and "21% of <x> is y." in words
+    check["findings"] = check["findings"].iloc[:0]
+    assert "No label contradicts" in " ".join(Page(written(done, trained, tmp_path, reference=reference)).words)
+
+
+def test_fingerprint_names_the_numbers_of_the_model(trained, fit, planted):
+    from hpvade._report._contents import fingerprint
+
+    first = fingerprint(trained.model)
+    assert re.fullmatch("[0-9a-f]{64}", first) and fingerprint(trained.model) == first
+    assert fingerprint(fit(planted()[0], 0)) != first

@@ -1,5 +1,6 @@
 """What the page says, as plain values and figures."""
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from datetime import date
@@ -14,7 +15,7 @@ from .._text import listed
 from ..evaluation._align import compare
 from ..tl import evaluate, evaluate_per_type
 from . import _figures as figures
-from ._methods import REFERENCES, methods
+from ._methods import OF_GROUPS, REFERENCES, methods
 
 _WIDE = 0.25  # of an interval; as much as a common type's whole fraction
 _PACKAGES = ("hpvade", "scvi-tools", "torch", "anndata", "numpy")
@@ -28,6 +29,8 @@ def contents(
     truth_key: str | None,
     mapping: Mapping[str, str] | None,
     groups: pd.Series | None,
+    comparison: Mapping | None,
+    checked: AnnData | None,
     title: str,
 ) -> dict:
     """Everything the template shows."""
@@ -46,15 +49,16 @@ def contents(
         "samples": sample_rows(bulk, table, lower, upper, flagged),
         "similar": similar(summary),
         "merges": summary["merges"].to_dict("records") if "merges" in summary else [],
-        "bars": figures.stacked_bars(table),
+        "composition": figures.composition(table),
         "intervals": figures.intervals(table, lower, upper),
         "truth": None if truth_key is None else agreement(bulk, key, truth_key, mapping),
-        "groups": None if groups is None else group_rows(table, groups),
+        "groups": None if groups is None else group_rows(table, groups, comparison),
+        "labels": None if checked is None else label_rows(checked),
         "inputs": inputs(bulk, model, summary, bulk.uns.get(key, {})),
         "notes": [str(note) for note in bulk.uns.get(Keys.READ, {}).get("notes", [])],
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "methods": methods(bulk, model, summary, bulk.uns.get(key, {})),
-        "references": REFERENCES,
+        "methods": methods(bulk, model, summary, bulk.uns.get(key, {}), comparison),
+        "references": REFERENCES if comparison is None or "results" not in comparison else REFERENCES + OF_GROUPS,
     }
 
 
@@ -141,14 +145,33 @@ def frame(table: pd.DataFrame) -> dict:
     }
 
 
-def group_rows(table: pd.DataFrame, groups: pd.Series) -> dict:
-    """Mean and standard deviation of every type in every group."""
-    names = sorted(groups.unique())
-    groups = groups.to_numpy()
-    cells = {name: table[name].groupby(groups).agg(["mean", "std"]).loc[names] for name in table.columns}
-    rows = [(str(name), list(frame.itertuples(index=False, name=None))) for name, frame in cells.items()]
-    sizes = {str(g): int((groups == g).sum()) for g in names}
-    return {"names": sizes, "rows": rows, "figure": figures.groups(table, groups)}
+def group_rows(table: pd.DataFrame, groups: pd.Series, comparison: Mapping) -> dict:
+    """Mean and standard deviation of every type in every group, and how the groups differ."""
+    names = list(groups.cat.categories)
+    means = {name: table[name].groupby(groups, observed=False).agg(["mean", "std"]) for name in table.columns}
+    rows = [(str(name), list(frame.itertuples(index=False, name=None))) for name, frame in means.items()]
+    shown = {"names": {name: int((groups == name).sum()) for name in names}, "rows": rows}
+    shown |= {"figure": figures.groups(table, groups), "refused": comparison.get("refused"), "tests": None}
+    if "results" in comparison:
+        results, params = comparison["results"], comparison["params"]
+        shown["tests"] = results.to_dict("records")
+        shown["reference"], shown["several"] = str(params["reference"]), results["group"].nunique() > 1
+        shown["adjusted"] = [str(name) for name in params["adjusted_for"]] + [str(params["paired"])] * bool(
+            params["paired"]
+        )
+        shown["messages"] = [str(message) for message in comparison["messages"]]
+        shown["differences"] = figures.differences(results, groups)
+    return shown
+
+
+def label_rows(reference: AnnData) -> dict:
+    """What `tl.check_labels` says of the reference."""
+    check = reference.uns[Keys.LABEL_CHECK]
+    return {
+        "findings": [str(text) for text in check["findings"]["text"]],
+        "limits": [str(text) for text in check["limits"]],
+        "figure": figures.label_check(reference),
+    }
 
 
 def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[tuple[str, str]]:
@@ -166,6 +189,7 @@ def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[
         ("Distance of the platforms", f"{summary['platform_distance']:.2f} (0.5 to 0.9 is usual)"),
         ("Cell types of the model", f"{len(model.cell_types)}: {listed(model.cell_types, 60)}"),
         ("Level calibrated with measured samples", "yes" if provenance.get("calibrated") else "no"),
+        ("Fingerprint of the model (SHA-256)", fingerprint(model)),
     ]
     read, mapped = bulk.uns.get(Keys.READ), bulk.uns.get(Keys.GENE_MAP)
     if read:
@@ -173,3 +197,12 @@ def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[
     if mapped:
         rows.append(("Names of genes translated", f"{mapped['species']}; {mapped['share']:.0%} of the model's found"))
     return rows
+
+
+def fingerprint(model) -> str:
+    """Of the model's numbers and types: the same for the same answers."""
+    digest = hashlib.sha256("\n".join(map(str, model.cell_types)).encode())
+    for name, value in sorted(model.module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()

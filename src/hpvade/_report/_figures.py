@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from matplotlib.figure import Figure
 
 from .. import pl
@@ -42,12 +43,13 @@ def as_image(figure: Figure) -> Image:
     return Image(src, round(_READABLE * figure.get_figwidth()))
 
 
-def stacked_bars(table: pd.DataFrame) -> Image:
+def composition(table: pd.DataFrame) -> Image:
+    """Stacked bars, or a heat map of many samples."""
     return as_image(pl.proportions(table).figure)
 
 
 def intervals(table: pd.DataFrame, lower: pd.DataFrame, upper: pd.DataFrame) -> Image:
-    """One panel per type, in the order of the table."""
+    """One panel per type; the samples in the order of the table."""
     types = [name for name in table.columns if name in lower]
     columns = pd.MultiIndex.from_product([types, ["lower", "median", "upper"]])
     values = np.stack([lower[types], table[types], upper[types]], axis=2).reshape(len(table), -1)
@@ -58,24 +60,20 @@ def agreement(predicted: pd.DataFrame, measured: pd.DataFrame) -> Image:
     return as_image(pl.agreement(predicted, truth=measured))
 
 
-def groups(table: pd.DataFrame, labels: np.ndarray) -> Image:
-    """Points of every sample, by type and group, with the medians."""
-    names = sorted(set(labels))
-    n_columns = min(4, table.shape[1])
-    n_rows = -(-table.shape[1] // n_columns)
-    size = (max(2.1, 0.5 * len(names) + 1) * n_columns, 2.2 * n_rows)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
-    spread = np.random.default_rng(0)
-    for ax, name in zip(axes.flat, table.columns, strict=False):
-        for i, (label, colour) in enumerate(zip(names, colours(names), strict=True)):
-            values = table.loc[labels == label, name].to_numpy()
-            ax.scatter(i + spread.uniform(-0.18, 0.18, len(values)), values, s=12, color=colour, alpha=0.7, linewidth=0)
-            ax.hlines(np.median(values), i - 0.3, i + 0.3, color="black", linewidth=1.5)
-        ax.set_title(str(name), fontsize="medium")
-        ax.set_xticks(range(len(names)), names, fontsize="small", rotation=30, ha="right", rotation_mode="anchor")
-        ax.set_ylim(bottom=0)
-        ax.spines[["top", "right"]].set_visible(False)
-    for ax in axes.flat[table.shape[1] :]:
-        ax.remove()
-    figure.supylabel("proportion of cells", fontsize="medium")
-    return as_image(figure)
+def groups(table: pd.DataFrame, labels: pd.Series) -> Image:
+    """Boxes and points of every type and group."""
+    return as_image(pl.proportions(table, groupby=labels, palette=_shades(labels)).figure)
+
+
+def differences(results: pd.DataFrame, labels: pd.Series) -> Image:
+    """What `tl.compare_groups` found, in the colours of `groups`."""
+    return as_image(pl.groups(results, palette=_shades(labels)).figure)
+
+
+def label_check(reference: AnnData) -> Image:
+    return as_image(pl.label_check(reference))
+
+
+def _shades(labels: pd.Series) -> dict:
+    names = [str(name) for name in labels.cat.categories]
+    return dict(zip(names, colours(names), strict=True))

@@ -1,5 +1,6 @@
 """`hpvade.report`: results, their uncertainty and whether to trust them, on one page."""
 
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pandas as pd
 from anndata import AnnData
 
+from .._figures._palette import categories
 from .._keys import Keys
-from ..tl import diagnose
+from ..tl import compare_groups, diagnose
 from ._contents import contents
 
 _BOUNDS = ("lower", "upper")
+_NOT_GIVEN = "not given"
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -23,6 +26,7 @@ def report(
     truth_key: str | None = None,
     mapping: Mapping[str, str] | None = None,
     groupby: str | None = None,
+    reference: AnnData | None = None,
     key: str = Keys.PROPORTIONS,
     title: str = "Cell-type composition",
     layer: str | None = None,
@@ -33,9 +37,9 @@ def report(
     """Write one self-contained HTML page about the composition of bulk samples.
 
     First the verdict of :func:`hpvade.tl.diagnose`, then proportions with their intervals as a table that can be sorted
-    and as figures, types that this bulk cannot tell apart, agreement with measured proportions, groups of samples, what
-    was read and with which versions, and a paragraph of methods with its references. The page loads nothing from the
-    network.
+    and as figures, types that this bulk cannot tell apart, agreement with measured proportions, how groups of samples
+    differ, whether the labels of the reference hold, what was read and with which versions, and a paragraph of methods
+    with its references. The page loads nothing from the network.
 
     Parameters
     ----------
@@ -50,7 +54,12 @@ def report(
     truth_key, mapping
         Measured proportions in ``bulk.obsm`` and how types add up to its columns, as in :func:`hpvade.tl.evaluate`.
     groupby
-        Column of ``bulk.obs`` whose groups are set side by side; without a test.
+        Column of ``bulk.obs`` whose groups are compared by :func:`hpvade.tl.compare_groups`, with its defaults. A
+        comparison of this column that ``bulk.uns["compare_groups"]`` holds already, such as one with covariates or
+        pairs, is taken instead. Samples without a group (NaN) are shown and take no part.
+    reference
+        The labelled cells after :func:`hpvade.tl.check_labels`, whose findings are shown; by default those that the
+        model was set up with in this session, if they were checked.
     key
         The proportions in ``bulk.obsm``.
     title
@@ -65,7 +74,7 @@ def report(
     Raises
     ------
     KeyError
-        `truth_key` or `groupby` does not exist.
+        `truth_key` or `groupby` does not exist; `reference` was not checked.
     ValueError
         `path` does not end in ``.html``; `groupby` has one group, or as many as samples; the bulk cannot be used; the
         model has ``preset="spec"``.
@@ -84,22 +93,62 @@ def report(
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+    checked = _checked(reference, model)
     done = _computed(bulk, model, key, reading)
-    page = contents(done, model, key=key, truth_key=truth_key, mapping=mapping, groups=groups, title=title)
+    page = contents(
+        done,
+        model,
+        key=key,
+        truth_key=truth_key,
+        mapping=mapping,
+        groups=groups,
+        comparison=None if groups is None else _comparison(done, groups, groupby, key),
+        checked=checked,
+        title=title,
+    )
     path.write_text(_render(page), encoding="utf-8")
     return path
 
 
 def _groups(bulk: AnnData, groupby: str) -> pd.Series:
+    """The group of every sample as a category, in their order; "not given" comes last."""
     if groupby not in bulk.obs:
         raise KeyError(f"groupby={groupby!r} is not a column of bulk.obs; found {list(bulk.obs)}.")
-    groups = bulk.obs[groupby].astype(object).where(bulk.obs[groupby].notna(), "not given").astype(str)
+    column = bulk.obs[groupby]
+    levels = [*dict.fromkeys(categories(column.dropna())), _NOT_GIVEN]
+    groups = column.astype(object).where(column.notna(), _NOT_GIVEN).map(str)
     if not 1 < groups.nunique() < len(groups):
         raise ValueError(
             f"bulk.obs[{groupby!r}] has {groups.nunique()} groups for {len(groups)} samples; expected two at least, "
             "and fewer than samples."
         )
-    return groups
+    return groups.astype(pd.CategoricalDtype([level for level in levels if (groups == level).any()]))
+
+
+def _comparison(done: AnnData, groups: pd.Series, groupby: str, key: str) -> dict:
+    """What `tl.compare_groups` stored of this column, or finds now; why not, where it refuses."""
+    stored = done.uns.get(Keys.GROUPS)
+    if stored is not None and (stored["params"]["groupby"], stored["params"]["key"]) == (groupby, key):
+        return stored
+    part = done[(groups != _NOT_GIVEN).to_numpy() & done.obsm[key].notna().all(axis=1).to_numpy()].copy()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the page shows the messages
+            compare_groups(part, groupby, key=key)
+    except ValueError as error:  # such as a group of one sample: shown without a test
+        return {"refused": str(error)}
+    return part.uns[Keys.GROUPS]
+
+
+def _checked(reference: AnnData | None, model) -> AnnData | None:
+    """The reference with the findings of `tl.check_labels`, if there are any."""
+    if reference is not None and Keys.LABEL_CHECK not in reference.uns:
+        raise KeyError(
+            f"reference.uns has no {Keys.LABEL_CHECK!r}: run hpvade.tl.check_labels(reference, labels_key) first."
+        )
+    own = getattr(model, "adata", None)
+    kept = own if isinstance(own, AnnData) and Keys.LABEL_CHECK in own.uns else None
+    return kept if reference is None else reference
 
 
 def _computed(bulk: AnnData, model, key: str, reading: dict) -> AnnData:
