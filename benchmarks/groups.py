@@ -1,6 +1,6 @@
 """Groups of samples: false findings without a difference, power with one, beside a plain t test; times of pictures.
 
-    python benchmarks/groups.py DATA_FOLDER cohorts [--cohorts 200] [--platforms 20] [--seed 0]
+    python benchmarks/groups.py DATA_FOLDER cohorts [--cohorts 200] [--platforms 20] [--seed 0] [--records FILE]
     python benchmarks/groups.py DATA_FOLDER times
 
 `cohorts` makes bulk of another study's cells (Kang, controls) with the noise of another platform, deconvolves it with
@@ -111,7 +111,7 @@ METHODS = ("weighted", "ols", "draws", "t test", "t test, true fractions")
 
 
 def cohorts(folder: Path, n_cohorts: int, n_platforms: int, seed: int) -> pd.DataFrame:
-    """Share of cohorts with a finding, share of findings, and power."""
+    """One record per cohort and method: whether it found anything (or the planted type), and the share of types."""
     records = []
     for concentration in CONCENTRATIONS:
         rng = np.random.default_rng(seed + 1)
@@ -125,7 +125,11 @@ def cohorts(folder: Path, n_cohorts: int, n_platforms: int, seed: int) -> pd.Dat
                         hit = fdr <= ALPHA
                         own = hit.any() if pool == "none" else hit[pool]
                         records.append((concentration, method, pool, own, hit.mean()))
-    table = pd.DataFrame(records, columns=["concentration", "method", "pool", "hit", "share"])
+    return pd.DataFrame(records, columns=["concentration", "method", "pool", "hit", "share"])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Shares of cohorts with a finding and of findings without a difference, and power."""
     wide = table.pivot_table(index=["concentration", "method"], columns="pool", values="hit")
     wide = wide[["none", *PLANTED]].rename(columns={"none": "no difference: cohorts with a finding"})
     wide.insert(1, "tests with a finding", table[table["pool"] == "none"].groupby(wide.index.names)["share"].mean())
@@ -192,11 +196,17 @@ def main() -> None:
     parser.add_argument("--cohorts", type=int, default=200)
     parser.add_argument("--platforms", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--records", type=Path, help="CSV of cohorts, to which these are added before the table is made"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of batches, one per platform
     if options.part == "cohorts":
         table = cohorts(options.folder, options.cohorts, options.platforms, options.seed)
-        print(table.round(3).reset_index().to_markdown(index=False))
+        if options.records is not None:
+            table.to_csv(options.records, mode="a", header=not options.records.exists(), index=False)
+            table = pd.read_csv(options.records)
+        print(summary(table).round(3).reset_index().to_markdown(index=False))
     else:
         print(times().round(2).to_markdown(index=False))
 
