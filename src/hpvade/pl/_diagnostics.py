@@ -76,7 +76,7 @@ def diagnostics(
     _samples(
         axes[0, 0], rows, "percentile", PERCENTILE, f"limit: {PERCENTILE:.0f} %", "percentile among\nsimulated samples"
     )
-    axes[0, 0].set_ylim(0, 112)
+    axes[0, 0].set_ylim(-3, 112)
     _samples(
         axes[1, 0], rows, "unexplained", UNEXPLAINED, f"limit: {UNEXPLAINED:.2f}", "share of expression\nnot explained"
     )
