@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import hpvade as hp
+from hpvade._report._contents import fingerprint, fingerprint_of_bulk
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -220,8 +222,19 @@ def test_labels_of_the_reference(done, trained, tmp_path):
     assert "No label contradicts" in " ".join(Page(written(done, trained, tmp_path, reference=reference)).words)
 
 
+def test_fingerprint_names_the_numbers_of_the_bulk(done, trained, tmp_path):
+    other = done.copy()
+    other.X = sparse.csr_matrix(done.X.astype(np.float64))
+    assert fingerprint_of_bulk(other) == fingerprint_of_bulk(done)
+    other.X[0, 0] += 1
+    assert fingerprint_of_bulk(other) != fingerprint_of_bulk(done)
+    assert fingerprint_of_bulk(done[::-1].copy()) != fingerprint_of_bulk(done)
+    words = " ".join(Page(written(done, trained, tmp_path)).words)
+    assert fingerprint_of_bulk(done) in words and fingerprint(trained.model) in words
+    assert "HPVADE, preset default, of hpvade" in words and "fractions of cells" in words
+
+
 def test_fingerprint_names_the_numbers_of_the_model(trained, fit, planted):
-    from hpvade._report._contents import fingerprint
 
     first = fingerprint(trained.model)
     assert re.fullmatch("[0-9a-f]{64}", first) and fingerprint(trained.model) == first

@@ -18,6 +18,7 @@ from . import _figures as figures
 from ._methods import OF_GROUPS, REFERENCES, methods
 
 _WIDE = 0.25  # of an interval; as much as a common type's whole fraction
+_ROWS = 256  # of the bulk at a time
 _PACKAGES = ("hpvade", "scvi-tools", "torch", "anndata", "numpy")
 
 
@@ -191,6 +192,11 @@ def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[
         ("Level calibrated with measured samples", "yes" if provenance.get("calibrated") else "no"),
         ("Fingerprint of the model (SHA-256)", fingerprint(model)),
     ]
+    if bulk.X is not None:  # the counts may be in a layer alone
+        rows.append(("Fingerprint of the bulk (SHA-256)", fingerprint_of_bulk(bulk)))
+    if "model" in provenance:
+        made = f"{provenance['model']}, preset {provenance['preset']}, of hpvade {provenance['hpvade_version']}"
+        rows.insert(0, ("Proportions made by", f"{made}; fractions of {provenance['fractions']}s"))
     read, mapped = bulk.uns.get(Keys.READ), bulk.uns.get(Keys.GENE_MAP)
     if read:
         rows.insert(0, ("File", str(read["file"])))
@@ -205,4 +211,14 @@ def fingerprint(model) -> str:
     for name, value in sorted(model.module.state_dict().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_of_bulk(bulk: AnnData) -> str:
+    """Of the values and names of samples and genes, as float32 so that a file in between changes nothing."""
+    digest = hashlib.sha256("\n".join([*map(str, bulk.obs_names), "", *map(str, bulk.var_names)]).encode())
+    for start in range(0, bulk.n_obs, _ROWS):
+        block = bulk.X[start : start + _ROWS]
+        block = block.toarray() if hasattr(block, "toarray") else np.asarray(block)
+        digest.update(np.ascontiguousarray(block, dtype=np.float32).tobytes())
     return digest.hexdigest()
