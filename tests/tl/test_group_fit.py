@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 
 from hpvade.tl._group_design import design
@@ -11,6 +12,7 @@ from hpvade.tl._group_fit import between_samples, effects
 RNG = np.random.default_rng(0)
 Y = RNG.normal(size=12) + np.repeat([0, 1.0], 6)
 OBS = pd.DataFrame({"group": ["a"] * 6 + ["b"] * 6, "subject": [f"p{i}" for i in range(6)] * 2})
+OBS["late"] = ["a"] * 8 + ["b"] * 4
 OBS["third"] = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
 NONE = np.zeros(12)
 
@@ -66,6 +68,24 @@ def test_weights_are_those_of_the_inverse_variances():
     found = effects(Y, variance, plan(), "weighted", 0.95)
     w = 1 / (between_samples(Y, variance, plan().matrix) + variance)
     np.testing.assert_allclose(found.estimate[0], np.average(Y[6:], weights=w[6:]) - np.average(Y[:6], weights=w[:6]))
+
+
+def test_errors_are_those_of_residuals_whatever_the_weights():
+    wild = np.exp(np.random.default_rng(2).normal(0, 2, 12))  # says nothing of the true scatter
+    found = effects(Y, wild, plan(), "weighted", 0.95)
+    fit = sm.WLS(Y, plan().matrix, 1 / (between_samples(Y, wild, plan().matrix) + wild)).fit(cov_type="HC2")
+    np.testing.assert_allclose(found.p_value[0], 2 * stats.t.sf(abs(fit.tvalues[1]), 10))
+    # with equal weights, the t test of unequal variances
+    unequal = effects(Y, np.full(12, 0.1), plan("late"), "weighted", 0.95)
+    late, early = Y[8:], Y[:8]
+    statistic = stats.ttest_ind(late, early, equal_var=False).statistic
+    np.testing.assert_allclose(unequal.p_value[0], 2 * stats.t.sf(abs(statistic), 10))
+
+
+def test_subjects_without_a_partner_say_nothing():
+    obs = OBS.assign(subject=[f"p{i}" for i in range(6)] + [f"p{i}" for i in range(5)] + ["alone"])
+    found = effects(Y, NONE + 0.1, plan(paired="subject", obs=obs), "weighted", 0.95)
+    np.testing.assert_allclose(found.p_value[0], stats.ttest_rel(Y[6:11], Y[:5]).pvalue)
 
 
 def test_draws_are_combined_by_rubins_rules():

@@ -19,14 +19,14 @@ OF_GROUPS = (
     "Aitchison J. The Statistical Analysis of Compositional Data. Chapman and Hall (1986).",
     "Paule RC, Mandel J. Consensus values and weighting factors. Journal of Research of the National Bureau of "
     "Standards 87, 377-385 (1982).",
-    "Knapp G, Hartung J. Improved tests for a random effects meta-regression with a single covariate. Statistics in "
-    "Medicine 22, 2693-2710 (2003).",
+    "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators with improved finite "
+    "sample properties. Journal of Econometrics 29, 305-325 (1985).",
     "Benjamini Y, Hochberg Y. Controlling the false discovery rate. Journal of the Royal Statistical Society B 57, "
     "289-300 (1995).",
 )
 _TESTS = {
     "weighted": "by a regression that weighs each sample by the variance between samples [6] plus that of its "
-    "estimate, with the scale taken from the residuals [7]",
+    "estimate, with standard errors from the residuals [7]",
     "draws": "by least squares on draws from the intervals, combined by Rubin's rules",
     "ols": "by least squares on the estimates",
     "mixed": "by a linear model with a random intercept for each subject",

@@ -42,7 +42,8 @@ def compare_groups(
     the draws of a sample give the mean and the variance :math:`s_i^2` of its log-ratios. A zero thus stands as far down
     as its own interval reaches, and no constant is put in its place. The regression on groups and covariates weighs
     samples by :math:`1/(\tau^2 + s_i^2)` with :math:`\tau^2` the variance between samples (Paule and Mandel) and takes
-    the scale from the residuals (Hartung and Knapp). Errors that all samples share, such as those of the platform or of
+    standard errors from the residuals (HC2), so that intervals that are too wide or too narrow cost power, not truth.
+    Errors that all samples share, such as those of the platform or of
     the RNA content per cell, leave log-ratios where they are between groups that were measured alike.
 
     Parameters
@@ -111,9 +112,9 @@ def compare_groups(
 
     References
     ----------
-    Aitchison, *The Statistical Analysis of Compositional Data* (1986); Paule and Mandel, J. Res. NBS 87 (1982); Knapp
-    and Hartung, Statistics in Medicine 22 (2003); Rubin, *Multiple Imputation for Nonresponse in Surveys* (1987);
-    Benjamini and Hochberg, J. R. Stat. Soc. B 57 (1995).
+    Aitchison, *The Statistical Analysis of Compositional Data* (1986); Paule and Mandel, J. Res. NBS 87 (1982);
+    MacKinnon and White, Journal of Econometrics 29 (1985); Rubin, *Multiple Imputation for Nonresponse in Surveys*
+    (1987); Benjamini and Hochberg, J. R. Stat. Soc. B 57 (1995).
 
     Examples
     --------

@@ -22,8 +22,8 @@ class Effects:
 def effects(y: np.ndarray, variance: np.ndarray, plan: Design, method: str, level: float) -> Effects:
     """Effects on `y` (samples,), whose values are known up to `variance` (samples,).
 
-    - ``"weighted"``: random-effects regression, weights 1 / (tau^2 + variance), tau^2 by Paule and Mandel, the scale
-      from the residuals (Hartung and Knapp);
+    - ``"weighted"``: random-effects regression, weights 1 / (tau^2 + variance), tau^2 by Paule and Mandel, standard
+      errors from the residuals (HC2 of MacKinnon and White), so that weights that are wrong do not make p so;
     - ``"draws"``: Rubin's rules for infinitely many draws of `y` around its values, in closed form, as the model is
       linear;
     - ``"ols"``: least squares; ``"mixed"``: a random intercept per subject.
@@ -48,7 +48,10 @@ def _weighted(y, variance, plan):
     import statsmodels.api as sm
 
     fit = sm.WLS(y, plan.matrix, weights=1 / (between_samples(y, variance, plan.matrix) + variance)).fit()
-    return fit.params, fit.cov_params(), fit.df_resid
+    leverage = (fit.model.wexog * fit.model.pinv_wexog.T).sum(axis=1)
+    free = 1 - leverage  # none where a sample has a column of its own, such as a subject without a partner
+    squares = np.where(free > 1e-9, fit.wresid**2 / np.maximum(free, 1e-9), 0.0)
+    return fit.params, (fit.model.pinv_wexog * squares) @ fit.model.pinv_wexog.T, fit.df_resid
 
 
 def _ols(y, variance, plan):
