@@ -43,8 +43,8 @@ def compare_groups(
     as its own interval reaches, and no constant is put in its place. The regression on groups and covariates weighs
     samples by :math:`1/(\tau^2 + s_i^2)` with :math:`\tau^2` the variance between samples (Paule and Mandel) and takes
     standard errors from the residuals (HC2), so that intervals that are too wide or too narrow cost power, not truth.
-    Errors that all samples share, such as those of the platform or of
-    the RNA content per cell, leave log-ratios where they are between groups that were measured alike.
+    Errors that all samples share, such as those of the platform or of the RNA content per cell, leave differences of
+    log-ratios where they are between groups that were measured alike.
 
     Parameters
     ----------
@@ -66,9 +66,10 @@ def compare_groups(
     reference
         The group the others are compared with; by default the first category, or the first in sorted order.
     method
-        ``"weighted"`` as above; ``"draws"``: least squares on every draw, combined by Rubin's rules, which counts the
-        errors twice, as they are in the scatter of the samples already, and finds little; ``"ols"``: least squares
-        on the estimates without their uncertainty; ``"mixed"``: a random intercept for each subject of `paired`.
+        ``"weighted"`` as above; ``"ols"``: equal weights, where intervals only say how far down a zero is; ``"mixed"``:
+        equal weights and a random intercept for each subject of `paired`; ``"draws"``: least squares on every draw,
+        combined by Rubin's rules, which counts the errors twice, as they are in the scatter of the samples already,
+        and finds little.
     level
         Of the intervals of effects.
     interval_level
