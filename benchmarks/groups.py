@@ -1,13 +1,14 @@
 """Groups of samples: false findings without a difference, power with one, beside a plain t test; times of pictures.
 
     python benchmarks/groups.py DATA_FOLDER cohorts [--cohorts 200] [--platforms 20] [--seed 0] [--records FILE]
+    python benchmarks/groups.py DATA_FOLDER level [--cohorts 200] [--platforms 20] [--seed 0]
     python benchmarks/groups.py DATA_FOLDER times
 
 `cohorts` makes bulk of another study's cells (Kang, controls) with the noise of another platform, deconvolves it with
 the shipped blood model and takes intervals: one batch of samples per platform, some with the composition of blood and
 others with one type 5 points higher, scattered as Dirichlet of two concentrations. Cohorts of 10 against 10 samples are
 drawn from one batch and compared by every method of `hp.tl.compare_groups` and by a t test (Welch's) on the fractions,
-all with Benjamini and Hochberg's FDR over the types. `times` measures pictures and the report.
+all with Benjamini and Hochberg's FDR over the types. `level` makes cohorts without a difference only. `times` measures pictures and the report.
 """
 
 import argparse
@@ -110,17 +111,19 @@ def found(cohort: ad.AnnData, method: str) -> pd.Series:
 METHODS = ("weighted", "ols", "draws", "t test", "t test, true fractions")
 
 
-def cohorts(folder: Path, n_cohorts: int, n_platforms: int, seed: int) -> pd.DataFrame:
+def cohorts(
+    folder: Path, n_cohorts: int, n_platforms: int, seed: int, planted: bool = True, methods: tuple = METHODS
+) -> pd.DataFrame:
     """One record per cohort and method: whether it found anything (or the planted type), and the share of types."""
     records = []
     for concentration in CONCENTRATIONS:
         rng = np.random.default_rng(seed + 1)
         for batch in batches(folder, n_platforms, concentration, seed):
-            for pool in ("none", *PLANTED):
+            for pool in ("none", *PLANTED) if planted else ("none",):
                 n = -(-n_cohorts // n_platforms)
                 for _ in range(n if pool == "none" else -(-n // 2)):
                     cohort = drawn(batch, pool, rng)
-                    for method in METHODS:
+                    for method in methods:
                         if method == "draws" and pool != "none":
                             continue  # finds nothing, at some length
                         fdr = found(cohort, method)
@@ -133,11 +136,15 @@ def cohorts(folder: Path, n_cohorts: int, n_platforms: int, seed: int) -> pd.Dat
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Shares of cohorts with a finding and of findings without a difference, and power."""
     wide = table.pivot_table(index=["concentration", "method"], columns="pool", values="hit")
-    wide = wide[["none", *PLANTED]].rename(columns={"none": "no difference: cohorts with a finding"})
+    types = [name for name in PLANTED if name in wide]
+    wide = wide[["none", *types]].rename(columns={"none": "no difference: cohorts with a finding"})
     wide.insert(1, "tests with a finding", table[table["pool"] == "none"].groupby(wide.index.names)["share"].mean())
-    wide["power, mean"] = wide[list(PLANTED)].mean(axis=1)
+    if types:
+        wide["power, mean"] = wide[types].mean(axis=1)
     order = pd.MultiIndex.from_product([CONCENTRATIONS, METHODS], names=wide.index.names)
-    return wide.loc[order].rename(columns={name: f"+5 points {name}" for name in PLANTED})
+    return wide.loc[[row for row in order if row in wide.index]].rename(
+        columns={name: f"+5 points {name}" for name in PLANTED}
+    )
 
 
 def timed(call, *arguments, **options) -> tuple[float, float]:
@@ -194,7 +201,7 @@ def times() -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("part", choices=["cohorts", "times"])
+    parser.add_argument("part", choices=["cohorts", "level", "times"])
     parser.add_argument("--cohorts", type=int, default=200)
     parser.add_argument("--platforms", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -203,7 +210,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of batches, one per platform
-    if options.part == "cohorts":
+    if options.part == "level":
+        found = cohorts(
+            options.folder, options.cohorts, options.platforms, options.seed, False, ("weighted", "ols", "t test")
+        )
+        print(summary(found).round(3).reset_index().to_markdown(index=False))
+    elif options.part == "cohorts":
         table = cohorts(options.folder, options.cohorts, options.platforms, options.seed)
         if options.records is not None:
             table.to_csv(options.records, mode="a", header=not options.records.exists(), index=False)
