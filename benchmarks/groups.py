@@ -8,7 +8,8 @@
 the shipped blood model and takes intervals: one batch of samples per platform, some with the composition of blood and
 others with one type 5 points higher, scattered as Dirichlet of two concentrations. Cohorts of 10 against 10 samples are
 drawn from one batch and compared by every method of `hp.tl.compare_groups` and by a t test (Welch's) on the fractions,
-all with Benjamini and Hochberg's FDR over the types. `level` makes cohorts without a difference only. `times` measures pictures and the report.
+all with Benjamini and Hochberg's FDR over the types. `level` makes cohorts without a difference only. `times` measures
+pictures and the report.
 """
 
 import argparse
