@@ -11,7 +11,7 @@ from hpvade.models.hpvade._detection import simulated_estimate
 from hpvade.simulate import PlatformNoise
 
 KEY = "hpvade_qc"
-COLUMNS = ["residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"]
+COLUMNS = ["residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "missing", "flagged", "verdict"]
 
 
 def bulk_of(expression, reference, names=None):
