@@ -1,6 +1,6 @@
 """Labels of references: planted errors found, clean labels left alone, and what repaired labels do to real bulk.
 
-    python benchmarks/labels.py DATA_FOLDER planted [--seeds 3] [--only Hao] [--by markers anchor]
+    python benchmarks/labels.py DATA_FOLDER planted [--seeds 3] [--only Hao] [--by markers anchor] [--share 0.1]
     python benchmarks/labels.py DATA_FOLDER clean [--only Hao]
     python benchmarks/labels.py DATA_FOLDER cohorts [--only Kang]
 
@@ -113,7 +113,7 @@ def evidence(name: str, adata: ad.AnnData) -> dict[str, dict]:
     }
 
 
-def planted(folder: Path, n_seeds: int, only: str, by_what: list[str]) -> None:
+def planted(folder: Path, n_seeds: int, only: str, by_what: list[str], shares: list[float]) -> None:
     print("| reference | planted | share of the type | by | AUC | AUC in the label | wrong | found | difference |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, pairs in PLANTED.items():
@@ -124,7 +124,7 @@ def planted(folder: Path, n_seeds: int, only: str, by_what: list[str]) -> None:
             for by, arguments in evidence(name, clean).items():
                 if by not in by_what:
                     continue
-                for share in (0.1, 0.2, 0.4):
+                for share in shares:
                     rows = [one(clean, source, target, share, seed, arguments) for seed in range(n_seeds)]
                     auc, inside, wrong, found = np.median(rows, axis=0)
                     gap = np.median([row[3] - row[2] for row in rows])
@@ -274,9 +274,10 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["planted", "clean", "cohorts"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="references whose name holds this")
+    parser.add_argument("--share", nargs="+", type=float, default=[0.1, 0.2, 0.4])
     parser.add_argument("--by", nargs="+", default=["labels alone", "markers", "anchor"])
     arguments = parser.parse_args()
     if arguments.what == "planted":
-        planted(arguments.folder, arguments.seeds, arguments.only, arguments.by)
+        planted(arguments.folder, arguments.seeds, arguments.only, arguments.by, arguments.share)
     else:
         {"clean": clean, "cohorts": cohorts}[arguments.what](arguments.folder, arguments.only)

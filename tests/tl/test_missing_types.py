@@ -80,7 +80,9 @@ def test_other_tissue_and_own_markers():
     assert asked_markers({"beta": ["INS"], "alpha": ["GCG"]}, ["alpha"]) == {"beta": ["INS"]}
 
 
-@pytest.mark.parametrize(("markers", "words"), [("skin", "'skin' is unknown"), (3, "is a int"), ({"B": "CD19"}, "list")])
+@pytest.mark.parametrize(
+    ("markers", "words"), [("skin", "'skin' is unknown"), (3, "is a int"), ({"B": "CD19"}, "list")]
+)
 def test_markers_that_cannot_be_read(markers, words):
     with pytest.raises(ValueError, match=words):
         asked_markers(markers, ["B"])

@@ -135,6 +135,17 @@ def pair_information(share: np.ndarray, genes: np.ndarray) -> np.ndarray:
     return np.stack([np.minimum(np.square(level - one[:, None]), 1).sum(axis=0) for one in level.T])
 
 
+def lost_pairs(share: np.ndarray, informative: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Which pairs of types `present` genes (genes,) tell apart no more, and the information with these and all genes.
+
+    Each is (pairs,), in the order of `np.triu_indices`.
+    """
+    upper = np.triu_indices(share.shape[1], 1)
+    full = pair_information(share, _markers(share, informative))[upper]
+    left = pair_information(share, _markers(share, informative & present))[upper]
+    return (left < _PARTIAL * full) & (left < LOST), left, full
+
+
 def reads_needed(share: np.ndarray, genes: np.ndarray) -> float:
     r"""Reads from which on a sample says more than equal parts would.
 
