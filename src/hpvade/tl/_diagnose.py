@@ -57,8 +57,8 @@ def diagnose(
         adds the table of errors beside NNLS and the constant predictor.
     markers
         Genes by which a type shows that no label of the reference means: ``{type: [genes]}``, of which types of the
-        model are left out, or ``"blood"`` for the shipped ones of ten lineages, asked where two labels or more name
-        blood cells. None: not asked.
+        model are left out, or ``"blood"`` for the shipped ones of B, T, CD8 T and NK cells, monocytes and neutrophils,
+        asked where two labels or more name blood cells. None: not asked.
     layer, input_type, missing, gene_length_key, on_bad_sample
         As in :meth:`hpvade.HPVADE.deconvolve`. Samples that were skipped have NaN and a verdict that says why; batches
         that lack different genes are judged on those that all have.
