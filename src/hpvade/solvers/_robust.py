@@ -378,4 +378,7 @@ class _Problem:
         diagonal = torch.diagonal(curvature, dim1=1, dim2=2)
         total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
         ridge = 1e-6 * diagonal.clamp(min=1e-30) + self._pull(weight, limit) / total.square()
-        return weight * (residual + factor).clamp(-2, 2) / mean, torch.linalg.inv(curvature + torch.diag_embed(ridge))
+        # the factor is put back as the first fit met it, whose loss bounds what a gene can do
+        whole = residual + factor
+        score = self._weights(mean * self.unit, whole, HUBER * MAD * row_medians(whole.abs()), depth) * whole / mean
+        return score, torch.linalg.inv(curvature + torch.diag_embed(ridge))

@@ -198,12 +198,22 @@ class IntervalMethods:
             for weight, fit in zip(weights.T, fits, strict=True):  # the noise is that of their mean
                 distance = trust_in_published_sizes(fit.platform_distance)
                 sizes = fit.sizes.double() * torch.exp(_towards(self.module.size_sd, other, distance) * size_noise)
-                scale = _towards(self.module.interval_scale, _scale_other(len(fits)), distance)
+                scale = _scale(self.module.interval_scale, len(fits), distance)
                 drawn = drawn + weight[:, None, None] * _draw(fit, block, covariance, sizes, fractions, scale, noise)
             drawn = drawn @ member
             drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
             bounds.append(torch.quantile(drawn, points, dim=0))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
+
+
+def _scale(same: Tensor, n_studies: int, distance: float) -> Tensor:
+    """Scale (types,) of the standard deviations, from the reference's platform to another one.
+
+    What folds found beyond one study's regression is how donors differ. With several studies their spread is drawn, and
+    differences between their donors are in it: counted once, so that the folds' scale holds on their own platform only.
+    """
+    other = _scale_other(n_studies)
+    return _towards(same, other, distance) if n_studies == 1 else same + (other - same) * distance
 
 
 def _scale_other(n_studies: int) -> float:
