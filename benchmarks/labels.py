@@ -114,8 +114,9 @@ def evidence(name: str, adata: ad.AnnData) -> dict[str, dict]:
 
 
 def planted(folder: Path, n_seeds: int, only: str, by_what: list[str], shares: list[float]) -> None:
-    print("| reference | planted | share of the type | by | AUC | AUC in the label | wrong | found | difference |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["reference", "planted", "share of the type", "by", "AUC", "AUC in the label", "wrong", "found"]
+    print(f"| {' | '.join(columns)} | difference | found before planting |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, pairs in PLANTED.items():
         if only not in name:
             continue
@@ -124,13 +125,14 @@ def planted(folder: Path, n_seeds: int, only: str, by_what: list[str], shares: l
             for by, arguments in evidence(name, clean).items():
                 if by not in by_what:
                     continue
+                before = found_share(hp.tl.check_labels(clean, "cell_type", **arguments, copy=True), source, target)
                 for share in shares:
                     rows = [one(clean, source, target, share, seed, arguments) for seed in range(n_seeds)]
                     auc, inside, wrong, found = np.median(rows, axis=0)
                     gap = np.median([row[3] - row[2] for row in rows])
                     print(
                         f"| {name} | {source} as {target} | {share:.0%} | {by} | {auc:.3f} | {inside:.3f} "
-                        f"| {wrong:.3f} | {found:.3f} | {gap:+.3f} |",
+                        f"| {wrong:.3f} | {found:.3f} | {gap:+.3f} | {before:.3f} |",
                         flush=True,
                     )
 
@@ -144,13 +146,17 @@ def one(clean: ad.AnnData, source: str, target: str, share: float, seed: int, ar
     adata.obs["cell_type"] = labels
     hp.tl.check_labels(adata, "cell_type", **arguments)
     score, inside = adata.obs["label_check_score"].to_numpy(), labels == target
-    pairs = adata.uns["label_check"]["pairs"].set_index(["type", "second"])["share"]
     return (
         roc_auc_score(wrong, score),
         roc_auc_score(wrong[inside], score[inside]),
         wrong[inside].mean(),
-        pairs.get((target, source), 0.0),
+        found_share(adata, source, target),
     )
+
+
+def found_share(adata: ad.AnnData, source: str, target: str) -> float:
+    """Share of the cells called `target` that are said to be `source`."""
+    return adata.uns["label_check"]["pairs"].set_index(["type", "second"])["share"].get((target, source), 0.0)
 
 
 def clean(folder: Path, only: str) -> None:

@@ -123,7 +123,7 @@ def robust(
     covariance
         Also return the covariance of the amounts: the sandwich :math:`H^{-1} (\sum_g u_g u_g^\top) H^{-1}` with the
         genes as independent draws, :math:`u_g` the gene's term of the gradient with the factor put back into its
-        residual, so that another platform's factors are among the draws.
+        residual, so that another platform's factors are among the draws, as far as Huber's loss lets one gene pull.
 
     Raises
     ------

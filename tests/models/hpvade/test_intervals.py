@@ -189,9 +189,7 @@ def test_untrained_model(planted):
 
 def test_scale_of_several_studies_counts_the_differences_of_donors_once():
     same = torch.tensor([3.0, 0.5])
-    np.testing.assert_allclose(
-        _scale(same, 1, 1.0), [3.0, 2.0]
-    )  # the larger one
+    np.testing.assert_allclose(_scale(same, 1, 1.0), [3.0, 2.0])  # the larger one
     np.testing.assert_allclose(_scale(same, 1, 0.0), same)
     np.testing.assert_allclose(_scale(same, 3, 0.0), same)
     np.testing.assert_allclose(_scale(same, 3, 1.0), [1.0, 1.0])  # their spread is drawn instead

@@ -99,9 +99,10 @@ class IntervalMethods:
         another platform, where genes err together. Each draw divides by its own RNA content per cell, log-normal around
         the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform
         unless :meth:`calibrate` has measured the level there.
-        With several studies, each draw weighs them anew, so that their spread is inside. Similar types, few reads and a
-        distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
-        a truth that counts other cells than the reference's labels do.
+        With several studies the covariance is that of the mean of their answers, and each draw weighs them anew, so
+        that their spread is inside; differences between donors are in that spread and not in the scale again. Similar
+        types, few reads and a distant platform make intervals wide. They do not cover what no gene shows: types missing
+        from the reference, or a truth that counts other cells than the reference's labels do.
 
         Parameters
         ----------
