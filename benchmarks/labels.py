@@ -119,7 +119,7 @@ def remember_anchors() -> None:
     learn, learned = _transfer.fit_classifier, {}
 
     def fit_classifier(X, genes, classes, known, used, **options):
-        key = (id(X), np.asarray(used).tobytes(), np.asarray(known).tobytes())
+        key = id(X), tuple(used), np.asarray(known).tobytes()
         if key not in learned:
             learned[key] = X, learn(X, genes, classes, known, used, **options)
         return learned[key][1]
