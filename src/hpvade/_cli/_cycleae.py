@@ -1,7 +1,6 @@
 """``hpvade cycleae``: train on chunked cells, rewrite cells into other contexts, compare fields."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from ._cycleae_config import job_script, read_config, template
 from ._errors import UsageError, reported
 from ._io import check_folder, check_input, check_output, complete, read_reference
+from ._run import tell
 
 if TYPE_CHECKING:
     from ..models.cycleae._model import CycleAE
@@ -68,17 +68,15 @@ def preprocess(
         for name, spec in specs.items():
             used = "used" if spec["using"] else "not used"
             filled = f"{spec['non_null_fraction']:.1%} filled"
-            typer.echo(f"{name}: {spec['kind']}, {spec['cardinality']} values, {filled}, {used}")
+            tell(f"{name}: {spec['kind']}, {spec['cardinality']} values, {filled}, {used}")
     if dry_run:
         return
     save_dir.mkdir(parents=True, exist_ok=True)
     texts = {vocab_json_name: vocab_to_json(vocab), specs_json_name: json.dumps(specs, indent=1) + "\n"}
     for name, text in texts.items():
-        with complete(save_dir / name) as partial:
+        with complete(save_dir / name, provenance=False) as partial:
             partial.write_text(text, encoding="utf-8")
-    typer.echo(
-        f"{save_dir}: {len(specs)} fields of {len(files)} files, {sum(s['using'] for s in specs.values())} used."
-    )
+    tell(f"{save_dir}: {len(specs)} fields of {len(files)} files, {sum(s['using'] for s in specs.values())} used.")
 
 
 def init_config(
@@ -91,9 +89,9 @@ def init_config(
     if existing := [path for path in texts if path.exists()]:
         raise UsageError(f"{existing[0]} exists. Choose another name.")
     for path, text in texts.items():
-        with complete(path) as partial:
+        with complete(path, provenance=False) as partial:
             partial.write_text(text, encoding="utf-8")
-        typer.echo(f"{path}: fill in the values marked EDIT_ME.")
+        tell(f"{path}: fill in the values marked EDIT_ME.")
 
 
 def train(
@@ -140,8 +138,8 @@ def train(
     from ._cycleae_run import run
 
     checkpoint = last if resume and last.exists() else None
-    run(settings, output, checkpoint, progress=sys.stdout.isatty(), allow_pickle=allow_pickle)
-    typer.echo(f"{output}: trained for {settings['num_epochs']} epochs.")
+    run(settings, output, checkpoint, allow_pickle=allow_pickle)
+    tell(f"{output}: trained for {settings['num_epochs']} epochs.")
 
 
 def _check_resume(output: Path, last: Path, settings: dict) -> None:
@@ -185,7 +183,7 @@ def counterfactual(
     result = ad.AnnData(table.to_numpy(), obs=obs.assign(**context), var=adata.var)
     with complete(output) as partial:
         result.write_h5ad(partial)
-    typer.echo(f"{output}: {result.n_obs} cells x {result.n_vars} genes, {fitted.module.scale} scale.")
+    tell(f"{output}: {result.n_obs} cells x {result.n_vars} genes, {fitted.module.scale} scale.")
 
 
 def influence(
@@ -203,7 +201,7 @@ def influence(
     table = _load(model).get_head_influence(read_reference(data))
     with complete(output) as partial:
         table.to_csv(partial)
-    typer.echo(f"{output}: {len(table)} heads.")
+    tell(f"{output}: {len(table)} heads.")
 
 
 def _load(folder: Path) -> "CycleAE":
