@@ -140,6 +140,15 @@ def write_table(table: "pd.DataFrame", path: Path) -> None:
     table.to_csv(path, index_label="sample")
 
 
+def write_cells(adata: "ad.AnnData", path: Path) -> None:
+    """Cells as h5ad, without what a model noted in them."""
+    adata = adata.copy()
+    adata.obs = adata.obs.drop(columns=[key for key in adata.obs if str(key).startswith("_scvi")])
+    for key in [key for key in adata.uns if key.startswith("_scvi")]:
+        del adata.uns[key]
+    adata.write_h5ad(path)
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Draw `figure` into a file and forget it."""
     import matplotlib.pyplot as plt
