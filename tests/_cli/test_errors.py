@@ -19,8 +19,10 @@ def _result(command, *arguments):
         (ValueError("two\n  lines"), 1, "hpvade: error: two lines\n"),
         (KeyError("labels_key='x' is absent"), 1, "hpvade: error: labels_key='x' is absent\n"),
         (UsageError("ref.h5ad does not exist."), 2, "hpvade: error: ref.h5ad does not exist.\n"),
-        (AttributeError("no y"), 1, "hpvade: error: AttributeError: no y (--debug shows the traceback)\n"),
-        (KeyError(), 1, "hpvade: error: KeyError: (--debug shows the traceback)\n"),
+        (AttributeError("no y"), 3, "hpvade: error: AttributeError: no y (--debug shows the traceback)\n"),
+        (ImportError("needs openpyxl"), 1, "hpvade: error: needs openpyxl\n"),
+        (KeyboardInterrupt(), 130, "hpvade: error: stopped; what was not complete is not written.\n"),
+        (KeyError(), 3, "hpvade: error: KeyError: (--debug shows the traceback)\n"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(error, code, line):

@@ -269,5 +269,5 @@ def _check_names(network, names: dict[str, str | None]) -> None:
             raise UsageError(f"{name!r} is no {kind} of the model. Closest names: {', '.join(close)}.")
 
 
-app.command(no_args_is_help=True)(reported(train))
-app.command(no_args_is_help=True)(reported(infer))
+app.command(no_args_is_help=True)(reported(train, "cvae"))
+app.command(no_args_is_help=True)(reported(infer, "cvae"))

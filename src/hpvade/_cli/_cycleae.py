@@ -221,4 +221,4 @@ for _name, _command in {
     "counterfactual": counterfactual,
     "influence": influence,
 }.items():
-    cycleae.command(_name, no_args_is_help=True)(reported(_command))
+    cycleae.command(_name, no_args_is_help=True)(reported(_command, "cycleae"))

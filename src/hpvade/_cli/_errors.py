@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from ._run import Run, current, plain, print_json, running, say
 from ._words import in_words
@@ -25,12 +26,18 @@ class UsageError(Exception):
     """What was asked for on the command line cannot be done."""
 
 
-def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options ``--json``, ``--quiet`` and ``--debug``, errors as one line and an exit code."""
+def reported(command: Callable[..., None], family: str = "") -> Callable[..., None]:
+    """`command` with the options ``--json``, ``--quiet`` and ``--debug``, errors as one line and an exit code.
+
+    `family` is the command that it is a sub-command of.
+    """
+    name = " ".join([*family.split(), command.__name__.replace("_", "-")])
+    signature = inspect.signature(command)
 
     @functools.wraps(command)
     def run(*, as_json: bool = False, quiet: bool = False, debug: bool = False, **options) -> None:
-        with running(_run(command, options, quiet, as_json)) as this, _warnings(debug):
+        this = Run(name, plain(options), _words(signature), quiet, as_json)
+        with running(this), _warnings(debug):
             try:
                 command(**options)
             except (typer.Exit, typer.Abort):
@@ -46,7 +53,6 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             if as_json:
                 print_json(this)
 
-    signature = inspect.signature(command)
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in _SHARED.items()
@@ -56,15 +62,15 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _run(command: Callable, options: dict, quiet: bool, as_json: bool) -> Run:
-    import click
-
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return Run(command.__name__, plain(options), quiet=quiet, as_json=as_json)
-    name = " ".join(context.command_path.split()[1:]) or command.__name__
-    words = frozenset(word for option in context.command.params for word in option.opts if word.startswith("--"))
-    return Run(name, plain(options), words, quiet, as_json)
+def _words(signature: inspect.Signature) -> frozenset[str]:
+    """The options of a command, as ``"--labels-key"``."""
+    words = set()
+    for name, parameter in signature.parameters.items():
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(option, OptionInfo):
+                long = [word for word in option.param_decls or () if word.startswith("--")]
+                words |= set(long or ["--" + name.replace("_", "-")])
+    return frozenset(words)
 
 
 class _warnings(warnings.catch_warnings):

@@ -55,9 +55,9 @@ def expression(
     layers["expression"] its own expression (counts per million) and layers["variance"] how sure that is. Where
     varm["is_resolved"] is false, the bulk does not show the type, and the value is the reference's.
     """
-    check_output(output, ".h5ad", ".zarr")
-    if output.exists() and output.suffix == ".zarr":
+    if output.exists() and output.suffix.lower() == ".zarr":
         raise UsageError(f"{output} exists. Choose another name.")
+    check_output(output, ".h5ad", ".zarr")
     check_exists(bulk)
     from ._fit import load
 

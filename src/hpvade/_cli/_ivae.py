@@ -145,7 +145,7 @@ def cells_per_batch(percent: float, n_cells: int) -> int:
     return min(max(2, round(percent * n_cells)), n_cells)
 
 
-ivae.command(no_args_is_help=True)(reported(train))
+ivae.command(no_args_is_help=True)(reported(train, "ivae"))
 
 
 @ivae.callback()

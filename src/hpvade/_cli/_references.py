@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 STUDY = "study"
-_SHARED = 0.1  # of the smaller set of genes; less are two ways of naming them
+_SHARED = 0.4  # of the smaller set of genes; less are two ways of naming them
 
 
 def read_references(

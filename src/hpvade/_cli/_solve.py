@@ -41,6 +41,16 @@ class Method(StrEnum):
     robust = "robust"
 
 
+class CellSize(StrEnum):
+    """Where the RNA content per cell comes from."""
+
+    pooled = "pooled"
+    umi = "umi"
+    epic = "epic"
+    quantiseq = "quantiseq"
+    abis = "abis"
+
+
 def solve(
     files: Annotated[
         list[Path],
@@ -80,8 +90,8 @@ def solve(
         int | None, typer.Option(metavar="N", min=2, help="Genes to fit, those of largest spread; markers by default.")
     ] = None,
     cell_size: Annotated[
-        str, typer.Option(metavar="SOURCE", help="RNA per cell: pooled, umi, epic, quantiseq or abis.")
-    ] = "pooled",
+        CellSize, typer.Option(help="RNA per cell: the reference's pooled with tables, its own (umi), or a table's.")
+    ] = CellSize.pooled,
     fractions: FractionsOf = Fractions.cell,
 ) -> None:
     """Estimate proportions with a classical solver, without training.
@@ -126,7 +136,7 @@ def solve(
         batch_key=batch_key,
         on_bad_sample=on_bad_sample.value,
         genes="markers" if n_genes is None else n_genes,
-        cell_size=cell_size,
+        cell_size=cell_size.value,
         fractions=fractions.value,
         **of_cells,
     )

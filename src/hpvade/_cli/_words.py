@@ -14,9 +14,10 @@ _OTHER = {
 }
 _VALUE = r"'[^']*'|\"[^\"]*\"|True|False|None|-?\d[\d.e-]*\d|\d|\[[^\]]*\]"
 _PAIR = re.compile(rf"`?(?:(?:\w+\.)*\w+\((?:\.\.\., )?)?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})\)?`?")
-_NAME = re.compile(r"(?<![\w'\"./\[-])[a-z]+(?:_[a-z]+)+(?![\w'\"./\](=])")
-_MAP_GENES = re.compile(
-    r"`(?:\w+ = )?hp\.pp\.map_genes\([^`]*\)`(?: \(--map-genes on the command line\))?|\bhp\.pp\.map_genes\b"
+_NAME = re.compile(r"(?<![\w'\"./\[-])[a-z]+(?:_[a-z]+)+(?![\w'\"/(=\]]|\.\w)")
+_MAP_GENES = re.compile(r"`(?:\w+ = )?hp\.pp\.map_genes\([^`]*\)`")
+_ELSEWHERE = re.compile(
+    r"( to `deconvolve`)?\. Elsewhere, take `hp\.pp\.map_genes\([^`]*\)` with the names of the reference"
 )
 _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANCHOR"}
 _OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)(?=\.(?:obs|var|X|raw|layers|obsm|varm)\b)")
@@ -33,7 +34,7 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     '--labels-key x is not a column of REF.obs'
     """
     if "--map-genes" in options:
-        text = _MAP_GENES.sub("--map-genes", text)
+        text = _MAP_GENES.sub("--map-genes", _ELSEWHERE.sub("", text))
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
     return _OBJECT.sub(lambda match: _OBJECTS[match[0]], text)

@@ -192,6 +192,9 @@ def add_up(adata, names: pd.Index):
     from anndata import AnnData
     from scipy import sparse
 
+    from ._rows import is_dask
+
+    adata = adata.to_memory() if adata.isbacked else adata
     unique = pd.Index(names).unique()
     codes = unique.get_indexer(names)
     var = adata.var.iloc[np.unique(codes, return_index=True)[1]].copy()
@@ -201,6 +204,9 @@ def add_up(adata, names: pd.Index):
     def pooled(matrix):
         if len(unique) == len(codes):
             return matrix.copy()
+        if is_dask(matrix):
+            one = matrix.rechunk({1: -1})
+            return one.map_blocks(pooled, chunks=(one.chunks[0], (len(unique),)), dtype=matrix.dtype)
         whole = sparse.issparse(matrix)
         summed = (sparse.csr_matrix(matrix) if whole else np.asarray(matrix)) @ pool
         return (sparse.csr_matrix(summed) if whole else np.asarray(summed)).astype(matrix.dtype)

@@ -1,7 +1,7 @@
 """Preparation: thin functions that take AnnData and return AnnData."""
 
+from ..io._map_genes import map_genes
 from ..models.cycleae._contexts import build_context_specs
-from ._map_genes import map_genes
 from ._read_h5_batches import read_h5_batches
 from ._simulate_bulk import simulate_bulk
 from ._summarize import summarize

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..._keys import Keys
 from ...io._bulk import MAX_DEPTH, AlignedBulk
 from ...io._frames import as_bulk
+from ...io._map_genes import map_genes as translate_genes
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
@@ -250,6 +251,7 @@ def deconvolve(
     unknown: bool,
     refine: bool,
     baseline: bool,
+    map_genes: bool = False,
     estimator=estimates,
     **options,
 ) -> pd.DataFrame:
@@ -259,7 +261,8 @@ def deconvolve(
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
         _check_unknown(model, bulk, refine)
-    cohorts = estimator(model, bulk, refine=refine, split=not unknown, **options)
+    mapped = translate_genes(bulk, pd.Index(np.asarray(model.get_var_names()))) if map_genes else bulk
+    cohorts = estimator(model, mapped, refine=refine, split=not unknown, **options)
     extra = None
     if unknown:  # the table of the known types is theirs among themselves until the share is taken off
         (batch, found), module = cohorts[0], model.module
@@ -301,13 +304,22 @@ def deconvolve(
     else:  # of an earlier call, about other answers
         bulk.obsm.pop(Keys.nnls(key_added), None)
     bulk.uns[key_added] = provenance
+    if map_genes:
+        bulk.uns[Keys.GENE_MAP] = mapped.uns[Keys.GENE_MAP]
     if extra is not None:
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
-        bulk.varm[Keys.unknown(key_added)] = profile.reindex(bulk.var_names).to_frame(UNKNOWN)
+        bulk.varm[Keys.unknown(key_added)] = _of_bulk(profile, bulk, mapped).to_frame(UNKNOWN)
         bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
     make_writable(bulk.obsm, (key_added, Keys.rna(key_added), Keys.nnls(key_added)))
     return result.copy()
+
+
+def _of_bulk(profile: pd.Series, bulk: AnnData, mapped: AnnData) -> pd.Series:
+    """Values of genes of `mapped` by the names of `bulk`; those of names that were added up stand at the first."""
+    if mapped is not bulk:
+        profile = profile.reindex(mapped.var_names).set_axis(mapped.var["original_name"].to_numpy())
+    return profile.reindex(bulk.var_names)
 
 
 def _nnls(module, found: Estimate) -> Tensor:

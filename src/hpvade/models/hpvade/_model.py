@@ -385,6 +385,7 @@ class HPVADE(
         batch_key: str | None = None,
         on_bad_sample: OnBadSample = "raise",
         gene_factor: Literal["cohort", "stored"] = "cohort",
+        map_genes: bool = False,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -442,6 +443,10 @@ class HPVADE(
         gene_factor
             ``"cohort"``: what these samples share; ``"stored"``: what :meth:`fit_platform` learned from another cohort
             of the platform, for one sample or a few.
+        map_genes
+            Read the bulk under the reference's names of genes, as :func:`hpvade.pp.map_genes` translates them (Ensembl
+            ids, previous symbols, dates of Excel; names of one gene are added up). What was translated is in
+            ``bulk_adata.uns["hpvade_gene_map"]``; its own names stay.
 
         Returns
         -------
@@ -483,6 +488,7 @@ class HPVADE(
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
             gene_factor=gene_factor,
+            map_genes=map_genes,
         )
 
     def evaluate(
