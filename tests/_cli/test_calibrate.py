@@ -36,7 +36,7 @@ def test_what_is_refused_leaves_no_model(run, files, model, distorted, tmp_path)
     assert "at least 5" in run("calibrate", files.bulk, *options, "--truth", tmp_path / "few.csv", code=1).stderr
     (tmp_path / "m.json").write_text("[1]")
     mapping = ["--truth", distorted, "--mapping", tmp_path / "m.json"]
-    assert "expected an object" in run("calibrate", files.bulk, *options, *mapping, code=1).stderr
+    assert "holds no mapping of names" in run("calibrate", files.bulk, *options, *mapping, code=1).stderr
     assert not (tmp_path / "new").exists()
     said = run("calibrate", files.bulk, "--model", model, "-o", model, "--truth", distorted, code=2).stderr
     assert "--overwrite" in said

@@ -98,7 +98,11 @@ def test_ca_14_train_writes_every_file_and_the_model_answers(run, chunks, specs,
     out = tmp_path / "run"
     run("cycleae", "train", "--config", config(tmp_path / "run.yaml", settings(chunks, specs, out)), "--seed", 3)
     names = {"model", "tensorboard", "checkpoints", "history.csv", "head_influence.csv", "metadata_vocab.json"}
-    assert {path.name for path in out.iterdir()} == names | {"metadata_field_specs.json", "config.json"}
+    assert {path.name for path in out.iterdir()} == names | {
+        "metadata_field_specs.json",
+        "config.json",
+        "provenance.json",
+    }
     assert json.loads((out / "config.json").read_text())["seed"] == 3
     assert pd.read_csv(out / "history.csv")["epoch"].tolist() == [0, 1, 2]
     assert pd.read_csv(out / "head_influence.csv", index_col="head").index.tolist() == ["base", "tissue", "treated"]

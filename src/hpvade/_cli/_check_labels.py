@@ -6,7 +6,7 @@ import typer
 from ._errors import UsageError
 from ._io import BLOOD, check_output, complete, read_anchor, read_json, read_mapping, read_reference
 from ._options import GenesIn, GenesInOption, LabelsKey, Layer, NameMapping, Obs, Reference
-from ._run import found, tell
+from ._run import found, tell, worded
 
 _COLUMNS = ("score", "flagged", "suggestion", "doublet")
 
@@ -67,10 +67,11 @@ def check_labels(
                 cells.assign(label=adata.obs[labels_key]).to_csv(partial, index_label="cell")
             else:
                 adata.write_h5ad(partial)
-    findings, limits = list(result["findings"]["text"]), list(result["limits"])
+    findings, limits = ([worded(text) for text in texts] for texts in (result["findings"]["text"], result["limits"]))
     tell(f"{adata.n_obs} cells, {int(cells['flagged'].sum())} that look like another type; {len(findings)} findings.")
     for text in (*findings, *limits):
         tell(f"- {text}")
     if not findings:
         tell("Nothing contradicts the labels.")
-    found(findings=result["findings"], limits=limits, types=result["types"], n_flagged=int(cells["flagged"].sum()))
+    n_flagged = int(cells["flagged"].sum())
+    found(findings=result["findings"].assign(text=findings), limits=limits, types=result["types"], n_flagged=n_flagged)

@@ -21,7 +21,7 @@ from ._options import (
     OnBadSample,
     Seed,
 )
-from ._run import found, tell
+from ._run import found, tell, worded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def judge(data: "AnnData", model: "HPVADE", **options) -> "pd.DataFrame":
 
     judge_samples(data, model, **options)
     rows = data.obs[[Keys.diagnosis(Keys.DIAGNOSIS, name) for name in _COLUMNS]].set_axis(list(_COLUMNS), axis=1)
-    flagged, messages = rows[rows["flagged"]], list(data.uns[Keys.DIAGNOSIS]["messages"])
+    flagged, messages = rows[rows["flagged"]], [worded(text) for text in data.uns[Keys.DIAGNOSIS]["messages"]]
     tell(f"{data.n_obs} samples, {len(flagged)} to look at; {len(messages)} remarks on the cohort.")
     for message in messages:
         tell(f"- {message}")

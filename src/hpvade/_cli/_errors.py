@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
-from ._run import Run, current, plain, print_json, running, say
-from ._words import in_words
+from ._run import Run, plain, print_json, running, say, worded
 
 REFUSED, USAGE, UNEXPECTED, STOPPED = 1, 2, 3, 130
 _SHARED = {
@@ -44,11 +43,12 @@ def reported(command: Callable[..., None], family: str = "") -> Callable[..., No
                 raise
             except (Exception, KeyboardInterrupt) as error:
                 text, code = _message(error)
+                text = text if code == USAGE else worded(text)
                 if as_json:
-                    print_json(this, in_words(text, this.words), code)
+                    print_json(this, text, code)
                 if debug:
                     raise
-                say("error", in_words(text, this.words))
+                say("error", text)
                 raise typer.Exit(code) from error
             if as_json:
                 print_json(this)
@@ -68,8 +68,9 @@ def _words(signature: inspect.Signature) -> frozenset[str]:
     for name, parameter in signature.parameters.items():
         for option in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(option, OptionInfo):
-                long = [word for word in option.param_decls or () if word.startswith("--")]
-                words |= set(long or ["--" + name.replace("_", "-")])
+                named = (option.default, *(option.param_decls or ()))  # as Annotated takes them, the first is a default
+                long = {word for word in named if isinstance(word, str) and word.startswith("--")}
+                words |= long or {"--" + name.replace("_", "-")}
     return frozenset(words)
 
 
@@ -95,8 +96,7 @@ def _warner() -> Callable[..., None]:
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         if str(message) not in said:
             said.add(str(message))
-            run = current()
-            say("warning", in_words(str(message), run.words if run is not None else frozenset()))
+            say("warning", worded(str(message)))
 
     return show
 

@@ -63,25 +63,22 @@ def read_anchor(anchor: Path) -> "ad.AnnData":
     return blood_anchor()
 
 
-def read_json(path: Path) -> dict:
-    """An object of a JSON file."""
+def read_json(path: Path):
+    """What a JSON file holds."""
     check_input(path)
     import json
 
     read(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} holds a {type(document).__name__}; expected an object, {{...}}.")
-    return document
 
 
 def read_mapping(path: Path) -> dict[str, str]:
     """A mapping of names from a JSON file."""
     mapping = read_json(path)
-    if not all(isinstance(name, str) for name in mapping.values()):
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
         raise ValueError(f'{path} holds no mapping of names; expected {{"type": "column", ...}}.')
     return mapping
 
@@ -202,31 +199,15 @@ def complete(path: Path, *, provenance: bool = True) -> Iterator[Path]:
     with partial(path, inside=path.is_dir()) as part:
         yield part
         text = None if run is None else _record(part, path)
-        if not part.is_dir():
-            install_file(part, path)
-            if text is not None:
-                _write_beside(path, text)
-        else:
-            if text is not None:
-                _note_in(part, text)
-            _install(part, path)
+        _install(part, path)
     if run is not None:
-        run.outputs.append(path)
+        _note(path, text)
 
 
 def note_results(folder: Path) -> None:
     """Write the provenance of a folder that filled while a training ran."""
-    if (run := current()) is not None:
-        _note_in(folder, _record(folder, folder))
-        run.outputs.append(folder)
-
-
-def _note_in(folder: Path, text: str) -> None:
-    from ._provenance import IN_FOLDER
-
-    with partial(folder / IN_FOLDER, inside=False) as part:
-        part.write_text(text, encoding="utf-8")
-        install_file(part, folder / IN_FOLDER)
+    if current() is not None:
+        _note(folder, _record(folder, folder))
 
 
 def _record(part: Path, path: Path) -> str:
@@ -235,15 +216,18 @@ def _record(part: Path, path: Path) -> str:
     return record(current(), part, path)
 
 
-def _write_beside(path: Path, text: str) -> None:
-    from ._provenance import beside
+def _note(path: Path, text: str) -> None:
+    from ._provenance import place
 
-    with partial(beside(path)) as part:
+    with partial(place(path)) as part:
         part.write_text(text, encoding="utf-8")
-        install_file(part, beside(path))
+        install_file(part, place(path))
+    current().outputs.append(path)
 
 
 def _install(part: Path, path: Path) -> None:
+    if not part.is_dir():
+        return install_file(part, path)
     if not (part / "model.json").is_file():
         return install_folder(part, path)
     from ..models._saving import install_model

@@ -13,9 +13,10 @@ _PACKAGES = ("hpvade", "torch", "scvi-tools", "anndata", "numpy", "pandas", "sci
 _BLOCK = 1 << 20
 
 
-def beside(path: Path) -> Path:
-    """Where the provenance of the file `path` is."""
-    return path.with_name(path.name + SUFFIX)
+def place(path: Path) -> Path:
+    """Where the provenance of a result is: beside a file or a zarr store, in any other folder."""
+    inside = path.is_dir() and path.suffix.lower() != ".zarr"
+    return path / IN_FOLDER if inside else path.with_name(path.name + SUFFIX)
 
 
 def record(run: Run, part: Path, target: Path) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import typer
 
+from ._words import in_words
+
 
 @dataclass
 class Run:
@@ -60,6 +62,12 @@ def running(run: Run) -> Iterator[Run]:
         yield run
     finally:
         _CURRENT.reset(token)
+
+
+def worded(text: str) -> str:
+    """A message of the package in the words of the command that runs."""
+    run = _CURRENT.get()
+    return in_words(text, frozenset() if run is None else run.words)
 
 
 def tell(text: str) -> None:

@@ -19,6 +19,8 @@ _MAP_GENES = re.compile(r"`(?:\w+ = )?hp\.pp\.map_genes\([^`]*\)`")
 _ELSEWHERE = re.compile(
     r"( to `deconvolve`)?\. Elsewhere, take `hp\.pp\.map_genes\([^`]*\)` with the names of the reference"
 )
+_COMMANDS = ("check_labels", "transfer_labels", "compare_groups", "diagnose", "evaluate", "solve")
+_CALL = re.compile(rf"`?\b(?:hp|hpvade)\.(?:tl|pp)\.({'|'.join(_COMMANDS)})\b(?:\([^()]*\))?`?")
 _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANCHOR"}
 _OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)(?=\.(?:obs|var|X|raw|layers|obsm|varm)\b)")
 
@@ -35,9 +37,15 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     """
     if "--map-genes" in options:
         text = _MAP_GENES.sub("--map-genes", _ELSEWHERE.sub("", text))
+    text = _CALL.sub(_command, text)
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
     return _OBJECT.sub(lambda match: _OBJECTS[match[0]], text)
+
+
+def _command(match: re.Match) -> str:
+    name = "compare" if match[1] == "compare_groups" else match[1].replace("_", "-")
+    return f"`hpvade {name}`"
 
 
 def _option(name: str, options, text: str) -> str | None:
@@ -55,4 +63,4 @@ def _pair(match: re.Match, options, text: str) -> str:
     value = match["value"].strip("'\"")
     if value in ("True", "False", "None"):
         return option if value == "True" else f"no {option}"
-    return f"{option} {value}"
+    return f"{option} {value}" if re.fullmatch(r"[\w./-]+", value) else f"{option} {match['value']}"
