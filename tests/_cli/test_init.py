@@ -6,7 +6,7 @@ import pytest
 import hpvade as hp
 
 COMMANDS = ["demo", "train", "deconvolve", "solve", "simulate", "evaluate", "diagnose", "calibrate", "hierarchy"]
-COMMANDS += ["expression", "check-labels", "transfer-labels", "clean", "translate", "augment", "report"]
+COMMANDS += ["expression", "check-labels", "transfer-labels", "clean", "translate", "augment", "report", "compare"]
 FAMILIES = ["cvae", "cycleae", "ivae"]
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -342,7 +343,9 @@ def outcomes() -> str:
             try:
                 hp.io.read_bulk(write(Path(folder), name, content))
             except ValueError as error:
-                lines.append(f"| {variant} | {_cell(str(error).replace(f'{folder}/', '').split('What is read')[0])} |")
+                text = str(error).replace(f"{folder}/", "").split("What is read")[0]
+                text = re.sub(r"file \(.*\)\.", "file.", text)  # the words of other libraries
+                lines.append(f"| {variant} | {_cell(text)} |")
     return "\n".join(lines) + "\n"
 
 

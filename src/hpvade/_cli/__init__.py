@@ -9,6 +9,7 @@ from ._augment import augment
 from ._calibrate import calibrate
 from ._check_labels import check_labels
 from ._clean import clean
+from ._compare import compare
 from ._cvae import app as cvae
 from ._cycleae import cycleae
 from ._deconvolve import deconvolve
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 _START = (demo, deconvolve, report)
 _REFERENCE = (check_labels, transfer_labels, clean, translate, augment, train)
-_BULK = (solve, diagnose, hierarchy, expression, calibrate, simulate, evaluate)
+_BULK = (solve, diagnose, compare, hierarchy, expression, calibrate, simulate, evaluate)
 for _panel, _commands in {"Start here": _START, "The reference": _REFERENCE, "Bulk samples": _BULK}.items():
     for _command in _commands:
         app.command(no_args_is_help=_command is not demo, rich_help_panel=_panel)(reported(_command))
