@@ -58,7 +58,7 @@ def test_snakemake_runs_the_rule(planted, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(read_table(tmp_path / FILES[0]), planted.expected, atol=1e-6)
     summary = json.loads((tmp_path / "hpvade/summary.json").read_text())
-    assert summary["status"] == "ok" and summary["outputs"] == sorted(FILES[:3], key=summary["outputs"].index)
+    assert summary["status"] == "ok" and set(summary["outputs"]) == set(FILES[:3])
     assert all((tmp_path / name).stat().st_size for name in FILES)
     options_noted = json.loads((tmp_path / "hpvade/proportions.csv.provenance.json").read_text())["options"]
     assert options_noted["seed"] == 2 and options_noted["map_genes"] is False
