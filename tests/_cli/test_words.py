@@ -27,6 +27,8 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
         ("gene_factor='stored', and none is stored.", "gene_factor='stored', and none is stored."),
         ("my_file.csv has no column 'cell_type'", "my_file.csv has no column 'cell_type'"),
         ("run/my_file has", "run/my_file has"),
+        ("genes know x, bulk.var_names has y", "genes know x, the genes of BULK has y"),
+        ("Write `bulk.var_names = names`.", "Write `bulk.var_names = names`."),
         ("as `bulk = hp.pp.map_genes(bulk)` does, or", "as --map-genes does, or"),
     ],
 )  # fmt: skip

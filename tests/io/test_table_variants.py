@@ -422,6 +422,25 @@ def test_two_hundred_samples_of_a_transcriptome_do_not_change(tmp_path):
     np.testing.assert_allclose(bulk.X, values.T, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "samples", [["p1", "p2"], ["p1", "p2", "p3", "p4"], ["S1", "S2", "T1"], ["CD4", "CD8A", "mix"]]
+)
+def test_samples_that_are_called_as_genes_are(samples, tmp_path):
+    """Names of a species that no table has, and samples with names that aliases of human genes have, too."""
+    names = [f"si:dkey-{i}h4.{i % 7}" for i in range(60)]
+    values = np.random.default_rng(2).poisson(50, (60, len(samples)))
+    bulk = hp.io.read_bulk(write(tmp_path, "a.tsv", table(values, names, samples, head="")))
+    np.testing.assert_array_equal(bulk.X, values.T)
+    assert list(bulk.obs_names) == samples
+
+
+def test_a_panel_is_told_by_its_genes_however_few(tmp_path):
+    values = np.random.default_rng(3).poisson(50, (8, 50))
+    samples = [f"patient {i}" for i in range(50)]
+    bulk = hp.io.read_bulk(write(tmp_path, "a.csv", turned(values, samples=samples, head="")))
+    np.testing.assert_array_equal(bulk.X, values.T)
+
+
 def test_a_title_above_one_sample(tmp_path):
     path = write(tmp_path, "a.csv", "Counts of one sample,\n" + table(COUNTS[:, :1], samples=["s1"], sep=",", head=""))
     bulk = hp.io.read_bulk(path)

@@ -22,7 +22,10 @@ _ELSEWHERE = re.compile(
 _COMMANDS = ("check_labels", "transfer_labels", "compare_groups", "diagnose", "evaluate", "solve")
 _CALL = re.compile(rf"`?\b(?:hp|hpvade)\.(?:tl|pp)\.({'|'.join(_COMMANDS)})\b(?:\([^()]*\))?`?")
 _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANCHOR"}
-_OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)(?=\.(?:obs|var|X|raw|layers|obsm|varm)\b)")
+_NAMES = {"var_names": "the genes of {}", "obs_names": "the rows of {}"}
+_OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)\.(obs|var|X|raw|layers|obsm|varm|var_names|obs_names)\b")
+# remedies that only Python has, beside one that the command line has
+_ONLY_PYTHON = re.compile(r", or keep its first with `[^`]*`(?:\. `var_names_make_unique` would hide them)?")
 
 
 def in_words(text: str, options: frozenset[str] | set[str]) -> str:
@@ -36,16 +39,22 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     '--labels-key x is not a column of REF.obs'
     """
     if "--map-genes" in options:
-        text = _MAP_GENES.sub("--map-genes", _ELSEWHERE.sub("", text))
+        text = _MAP_GENES.sub("--map-genes", _ONLY_PYTHON.sub("", _ELSEWHERE.sub("", text)))
     text = _CALL.sub(_command, text)
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
-    return _OBJECT.sub(lambda match: _OBJECTS[match[0]], text)
+    return "`".join(part if i % 2 else _OBJECT.sub(_object, part) for i, part in enumerate(text.split("`")))
 
 
 def _command(match: re.Match) -> str:
     name = "compare" if match[1] == "compare_groups" else match[1].replace("_", "-")
     return f"`hpvade {name}`"
+
+
+def _object(match: re.Match) -> str:
+    """`adata.obs` is REF.obs; what is in backticks is code, and stays."""
+    file = _OBJECTS[match[1]]
+    return _NAMES[match[2]].format(file) if match[2] in _NAMES else f"{file}.{match[2]}"
 
 
 def _option(name: str, options, text: str) -> str | None:

@@ -23,6 +23,7 @@ _BY_DAY = re.compile(r"^(\d{1,2})[-. /]{1,2}([^\W\d]{3,5})\.?(?:[-. /]\d{2,4})?$
 _BY_MONTH = re.compile(r"^([^\W\d]{3,5})\.?[-. /](\d{1,2})$")
 _ISO = re.compile(r"^(?:19|20)\d\d-(\d\d)-(\d\d)(?:[ T]00:00:00)?$")
 _LOOKED_AT = 3000
+_SHORT = 4  # aliases such as p1 and p2 are what people call samples
 _SURE = 0.2  # share of known names from which on a species is recognised
 
 
@@ -179,6 +180,7 @@ def _known(names: list[str], species: str) -> float:
 def _knows(names: pd.Series, species: str) -> pd.Series:
     found = find_genes(names, species)
     known = found["symbol"].notna() & (found["how"] != "date")  # dates say nothing of the species
+    known &= ~((found["how"] == "previous") & (names.str.len() < _SHORT).to_numpy())
     return known | names.str.match(PREFIX[species] + r"\d{11}").astype(bool)
 
 
