@@ -122,7 +122,7 @@ def deconvolve(
     _check_outputs(output, nnls, report, save_model)
     check_exists(files[-1])
     from .._keys import Keys
-    from ..io._names import named, writable  # loads pandas
+    from ..io._names import named  # loads pandas
     from ._fit import fit, load
 
     if model is None:
@@ -160,10 +160,7 @@ def deconvolve(
     proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
     bounds = None
     if intervals or report is not None:
-        bounds = trained.get_proportion_intervals(bulk, seed=seed, fractions=fractions.value, **reading)
-        for bound in ("lower", "upper"):
-            bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = writable(bounds.xs(bound, axis=1, level="bound"))
-        bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
+        bounds = add_intervals(bulk, trained, seed=seed, fractions=fractions.value, **reading)
     with ExitStack() as stack:
         if report is not None:
             _write_report(bulk, trained, stack.enter_context(complete(report)), reading, seed)
@@ -195,6 +192,18 @@ def _check_outputs(output: list[Path], nnls: Path | None, report: Path | None, s
         check_output(report, ".html", ".htm")
     if save_model is not None:
         check_folder(save_model, overwrite=False)
+
+
+def add_intervals(bulk: "AnnData", model: "HPVADE", **options) -> "pd.DataFrame":
+    """Write the bounds to `bulk`; samples x (type and bound)."""
+    from .._keys import Keys
+    from ..io._names import writable
+
+    bounds = model.get_proportion_intervals(bulk, **options)
+    for bound in ("lower", "upper"):
+        bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = writable(bounds.xs(bound, axis=1, level="bound"))
+    bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
+    return bounds
 
 
 def _write_report(bulk: "AnnData", model: "HPVADE", page: Path, reading: dict, seed: int) -> None:

@@ -1,10 +1,20 @@
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_input, check_output, complete, join_samples, read_bulk, read_table, rows_of
+from ._io import (
+    check_exists,
+    check_input,
+    check_output,
+    complete,
+    join_samples,
+    read_bulk,
+    read_reference,
+    read_table,
+    rows_of,
+)
 from ._options import (
     Accelerator,
     Bulk,
@@ -22,6 +32,11 @@ from ._options import (
 )
 from ._run import found, tell
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..models.hpvade._model import HPVADE
+
 _TRUTH = "truth"
 
 
@@ -35,7 +50,17 @@ def report(
     groupby: Annotated[
         str | None, typer.Option(metavar="KEY", help="Column of BULK.obs, or of --samples, with groups to compare.")
     ] = None,
+    covariates: Annotated[
+        list[str] | None, typer.Option("--covariate", metavar="KEY", help="Compare at equal values of it; repeat it.")
+    ] = None,
+    paired: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Column with subjects: compare within them.")
+    ] = None,
     samples: SamplesTable = None,
+    checked: Annotated[
+        Path | None,
+        typer.Option(metavar="REF.h5ad", help="Reference of `hpvade check-labels -o`, whose findings are shown."),
+    ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Heading of the page.")] = "Cell-type composition",
     map_genes: MapGenes = False,
     genes_in: GenesInOption = GenesIn.auto,
@@ -52,10 +77,11 @@ def report(
     The page needs no network. It says first whether the result can be trusted, and why not.
     """
     check_output(output, ".html", ".htm")
-    if samples is not None and groupby is None:
-        raise UsageError("--samples TABLE serves --groupby KEY, which is missing.")
+    serving = {"--samples TABLE": samples, "--covariate KEY": covariates or None, "--paired KEY": paired}
+    if groupby is None and (given := [name for name, value in serving.items() if value is not None]):
+        raise UsageError(f"{given[0]} serves --groupby KEY, which is missing.")
     check_exists(bulk)
-    for path in (truth, samples):
+    for path in (truth, samples, checked):
         if path is not None:
             check_input(path)
     import matplotlib
@@ -69,14 +95,36 @@ def report(
     genes = trained.get_signature_matrix().index if map_genes else None
     data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     if samples is not None:
-        join_samples(data, samples, [groupby])
+        join_samples(data, samples, [key for key in (groupby, *(covariates or []), paired) if key is not None])
     if truth is not None:
         data.obsm[_TRUTH] = rows_of(read_table(truth), data.obs_names, truth)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     judge(data, trained, seed=seed, **reading)
+    if covariates or paired:
+        _compare(data, trained, groupby, covariates or None, paired, seed, reading)
+    reference = None if checked is None else read_reference(checked)
     with complete(output) as partial:
         write(
-            data, trained, partial, truth_key=None if truth is None else _TRUTH, groupby=groupby, title=title, **reading
+            data,
+            trained,
+            partial,
+            truth_key=None if truth is None else _TRUTH,
+            groupby=groupby,
+            reference=reference,
+            title=title,
+            **reading,
         )
     found(n_samples=data.n_obs, types=trained.cell_types)
     tell(f"{output}: {data.n_obs} samples x {len(trained.cell_types)} types.")
+
+
+def _compare(
+    data: "AnnData", model: "HPVADE", groupby: str, covariates: list[str] | None, paired: str | None, seed: int, reading
+) -> None:
+    """The comparison that the page takes instead of the one without covariates and pairs."""
+    from ..tl import compare_groups
+    from ._deconvolve import add_intervals
+
+    model.deconvolve(data, **reading)
+    add_intervals(data, model, seed=seed, **reading)
+    compare_groups(data, groupby, covariates=covariates, paired=paired, seed=seed)
