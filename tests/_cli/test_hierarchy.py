@@ -31,3 +31,18 @@ def test_a_tree_of_ones_own(run, files, model, tmp_path):
     assert "--levels N is for groups" in run("hierarchy", files.bulk, "--model", model, *both, code=2).stderr
     said = run("hierarchy", files.bulk, "--model", model, "--levels", 9, "-o", tmp_path / "x", code=1).stderr
     assert "--levels 9" in said and not (tmp_path / "x").exists()
+
+
+def test_bad_samples_are_skipped_on_request(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.X = np.asarray(bulk.to_df(), dtype=np.float32)
+    bulk.X[1] = 0
+    bulk.write_h5ad(tmp_path / "bad.h5ad")
+    options = ["--model", model, "-o", tmp_path / "levels"]
+    assert "--on-bad-sample skip" in run("hierarchy", tmp_path / "bad.h5ad", *options, code=1).stderr
+    result = run("hierarchy", tmp_path / "bad.h5ad", *options, "--on-bad-sample", "skip")
+    table = read_table(tmp_path / "levels" / "type.csv")
+    assert table.loc[bulk.obs_names[1]].isna().all() and table.drop(index=bulk.obs_names[1]).notna().all(axis=None)
+    assert "They are skipped." in result.stderr
+    run("report", tmp_path / "bad.h5ad", "--model", model, "-o", tmp_path / "r.html", "--on-bad-sample", "skip")
+    assert bulk.obs_names[1] in (tmp_path / "r.html").read_text(encoding="utf-8")

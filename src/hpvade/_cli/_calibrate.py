@@ -7,6 +7,7 @@ import typer
 from ._io import check_exists, check_folder, check_input, check_output, complete, read_bulk, read_mapping, read_table
 from ._options import (
     Accelerator,
+    BadSamples,
     Bulk,
     BulkLayer,
     BulkUnits,
@@ -17,6 +18,7 @@ from ._options import (
     Missing,
     MissingGenes,
     Model,
+    OnBadSample,
 )
 from ._run import found, tell
 
@@ -48,6 +50,7 @@ def calibrate(
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
+    on_bad_sample: BadSamples = OnBadSample.error,
     accelerator: Accelerator = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in MODEL_DIR.")] = False,
 ) -> None:
@@ -70,6 +73,7 @@ def calibrate(
     data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     pairs = None if mapping is None else read_mapping(mapping)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
+    reading["on_bad_sample"] = on_bad_sample.value
     offsets = trained.calibrate(data, read_table(truth), mapping=pairs, **reading)
     with ExitStack() as stack:
         trained.save(stack.enter_context(complete(output)))

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Annotated
@@ -85,16 +86,23 @@ class _warnings(warnings.catch_warnings):
         super().__enter__()
         if not self._debug:
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning, module="hpvade")
+            warnings.filterwarnings("always", category=UserWarning)
             warnings.showwarning = _warner()
 
 
 def _warner() -> Callable[..., None]:
-    """A replacement of ``warnings.showwarning`` that says everything once."""
+    """A replacement of ``warnings.showwarning`` that says everything once.
+
+    Which package warns shows the frame that does; the file that a warning names is its caller's.
+    """
     said = set()
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if str(message) not in said:
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__") == "warnings":
+            frame = frame.f_back
+        own = frame is not None and frame.f_globals.get("__name__", "").startswith("hpvade.")
+        if own and str(message) not in said:
             said.add(str(message))
             say("warning", worded(str(message)))
 

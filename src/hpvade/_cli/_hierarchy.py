@@ -7,6 +7,7 @@ from ._errors import UsageError
 from ._io import check_exists, check_folder, complete, read_bulk, read_mapping, write_table
 from ._options import (
     Accelerator,
+    BadSamples,
     Bulk,
     BulkLayer,
     BulkUnits,
@@ -17,6 +18,7 @@ from ._options import (
     Missing,
     MissingGenes,
     Model,
+    OnBadSample,
 )
 from ._run import found, tell
 
@@ -41,6 +43,7 @@ def hierarchy(
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
+    on_bad_sample: BadSamples = OnBadSample.error,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Estimate the proportions of groups of similar types, level by level.
@@ -68,6 +71,7 @@ def hierarchy(
         layer=bulk_layer,
         input_type=input_type.value,
         missing=missing.value,
+        on_bad_sample=on_bad_sample.value,
     )
     groups = data.uns[Keys.HIERARCHY]["hierarchy"]
     with complete(output) as folder:

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,8 @@ from ._io import (
 )
 from ._options import (
     Accelerator,
+    BadSamples,
+    BatchKey,
     Bulk,
     BulkLayer,
     BulkUnits,
@@ -27,15 +29,11 @@ from ._options import (
     Missing,
     MissingGenes,
     Model,
+    OnBadSample,
     SamplesTable,
     Seed,
 )
 from ._run import found, tell
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from ..models.hpvade._model import HPVADE
 
 _TRUTH = "truth"
 
@@ -67,6 +65,8 @@ def report(
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
+    batch_key: BatchKey = None,
+    on_bad_sample: BadSamples = OnBadSample.error,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -87,6 +87,8 @@ def report(
     import matplotlib
 
     from .._report._report import report as write
+    from ..tl import compare_groups
+    from ._deconvolve import add_intervals
     from ._diagnose import judge
     from ._fit import load
 
@@ -99,9 +101,12 @@ def report(
     if truth is not None:
         data.obsm[_TRUTH] = rows_of(read_table(truth), data.obs_names, truth)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    judge(data, trained, seed=seed, **reading)
-    if covariates or paired:
-        _compare(data, trained, groupby, covariates or None, paired, seed, reading)
+    samplewise = {"on_bad_sample": on_bad_sample.value}
+    trained.deconvolve(data, batch_key=batch_key, **samplewise, **reading)
+    add_intervals(data, trained, seed=seed, batch_key=batch_key, **samplewise, **reading)
+    judge(data, trained, seed=seed, **samplewise, **reading)
+    if covariates or paired:  # taken by the page instead of the plain comparison
+        compare_groups(data, groupby, covariates=covariates or None, paired=paired, seed=seed)
     reference = None if checked is None else read_reference(checked)
     with complete(output) as partial:
         write(
@@ -116,15 +121,3 @@ def report(
         )
     found(n_samples=data.n_obs, types=trained.cell_types)
     tell(f"{output}: {data.n_obs} samples x {len(trained.cell_types)} types.")
-
-
-def _compare(
-    data: "AnnData", model: "HPVADE", groupby: str, covariates: list[str] | None, paired: str | None, seed: int, reading
-) -> None:
-    """The comparison that the page takes instead of the one without covariates and pairs."""
-    from ..tl import compare_groups
-    from ._deconvolve import add_intervals
-
-    model.deconvolve(data, **reading)
-    add_intervals(data, model, seed=seed, **reading)
-    compare_groups(data, groupby, covariates=covariates, paired=paired, seed=seed)
