@@ -17,7 +17,12 @@ from hpvade._cli import _errors, app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
-RUN = ["README.md", "docs/user_guide/command_line.md", "docs/user_guide/files.md"]  # all of their blocks, in order
+RUN = [
+    "README.md",
+    "docs/user_guide/command_line.md",
+    "docs/user_guide/files.md",
+    "docs/user_guide/hpvade.md",
+]  # all of their blocks, in order
 SLOW = {"demo"}  # tests/_cli/test_demo.py runs it
 
 
@@ -58,7 +63,7 @@ def test_a_command_of_a_block_has_these_options(line):
 
 @pytest.mark.parametrize("line", IN_SENTENCES)
 def test_a_command_of_a_sentence_exists(line):
-    words = [word for word in shlex.split(line)[1:] if not word.isupper() and word not in ("...", "DIR/")]
+    words = [word for word in shlex.split(line)[1:] if not word.isupper() and not re.match(r"[<.]|DIR/", word)]
     command, known = typer.main.get_command(app), {"--help", "--version"}
     while words and hasattr(command, "commands"):
         if words[0].startswith("--"):
@@ -81,7 +86,10 @@ def folder(tmp_path_factory):
     for name in ("quant.tsv", "salmon.merged.gene_tpm.tsv"):
         ids.to_csv(folder / name, sep="\t", index_label="gene_id")
     bulk.to_df().T.to_csv(folder / "bulk.tsv", sep="\t", index_label="gene")
+    bulk.write_h5ad(folder / "bulk.h5ad")
     truth = bulk.obsm["proportions"]
+    names = truth.rename(columns={"T": "CD4 T"}).assign(**{"CD8 T": 0.0, "Platelet": 0.0})
+    names.to_csv(folder / "truth.csv", index_label="sample")
     groups = pd.DataFrame({"condition": ["ill", "well"] * 4}, index=bulk.obs_names)
     groups.to_csv(folder / "samples.csv", index_label="sample")
     adata.obs["condition"] = np.where(np.arange(adata.n_obs) % 2, "ill", "well")
