@@ -87,7 +87,6 @@ def report(
     import matplotlib
 
     from .._report._report import report as write
-    from ..tl import compare_groups
     from ._deconvolve import add_intervals
     from ._diagnose import judge
     from ._fit import load
@@ -106,8 +105,10 @@ def report(
     add_intervals(data, trained, seed=seed, batch_key=batch_key, **samplewise, **reading)
     judge(data, trained, seed=seed, **samplewise, **reading)
     if covariates or paired:  # taken by the page instead of the plain comparison
+        from ..tl import compare_groups
+
         compare_groups(data, groupby, covariates=covariates or None, paired=paired, seed=seed)
-    reference = None if checked is None else read_reference(checked)
+    shown = {} if checked is None else {"reference": read_reference(checked)}
     with complete(output) as partial:
         write(
             data,
@@ -115,8 +116,8 @@ def report(
             partial,
             truth_key=None if truth is None else _TRUTH,
             groupby=groupby,
-            reference=reference,
             title=title,
+            **shown,
             **reading,
         )
     found(n_samples=data.n_obs, types=trained.cell_types)
