@@ -36,6 +36,7 @@ def test_other_names_of_the_same_genes_give_the_same_answer(blood, versioned):
     assert list(renamed.var_names) == names and "original_name" not in renamed.var
     assert renamed.uns["hpvade_gene_map"]["species"] == "human"
     pd.testing.assert_frame_equal(renamed.obsm["hpvade_proportions"], found)
+    pd.testing.assert_frame_equal(blood.deconvolve(renamed.to_df(), map_genes=True), found)
 
 
 def test_the_profile_of_the_unknown_has_the_bulks_names(blood, versioned):
