@@ -87,7 +87,7 @@ def _translated(names: pd.Index, genes: pd.Index) -> str | None:
     share = genes.isin(match_genes(names, genes, species)["name"].dropna()).mean()
     if share < 0.5:
         return None
-    return f"They are other names of the same genes, {share:.0%} of the model's: {MAP_GENES}"
+    return f"They are other names of the same genes. To find {share:.0%} of the model's, {MAP_GENES}"
 
 
 def _ensembl(names: pd.Index) -> bool:
