@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 
 import hpvade as hp
 from hpvade.models.hpvade._consensus import average, disagreement
@@ -81,6 +82,32 @@ def test_one_study_by_name_is_as_without(planted):
     np.testing.assert_array_equal(first.deconvolve(bulk.copy()), second.deconvolve(bulk.copy()))
     with pytest.raises(ValueError, match="the reference of this model is one study"):
         first.get_study_proportions(bulk)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_study_whose_donors_are_all_held_out(planted, epochs):
+    """Donors are held out whole, and with them a study that has one; the answer is of both studies all the same."""
+    reference, bulk = two_studies(planted)
+    reference.obs["study"] = pd.Categorical(np.where(reference.obs["donor"] == "donor_0", "b", "a"))
+    hp.HPVADE.setup_anndata(reference, "cell_type", sample_key="donor", study_key="study")
+    seen = set()
+    for seed in range(6):
+        scvi.settings.seed = seed
+        model = hp.HPVADE(reference, n_hidden=8, n_latent=2)
+        model.train(epochs, **QUIET)
+        train = set(reference.obs["study"].iloc[np.asarray(model.train_indices)])
+        seen.add(frozenset(train))
+        assert model.studies == ["a", "b"]
+        np.testing.assert_allclose(model.deconvolve(bulk.copy()), bulk.obsm["proportions"], atol=0.2)
+    assert seen == {frozenset("a"), frozenset("ab")}
+
+
+def test_studies_of_test_cells_only_are_refused(planted):
+    reference, _ = two_studies(planted)
+    reference.obs["study"] = pd.Categorical(reference.obs["donor"].astype(str))
+    hp.HPVADE.setup_anndata(reference, "cell_type", sample_key="donor", study_key="study")
+    with pytest.raises(ValueError, match="are test cells, of which nothing is learned"):
+        hp.HPVADE(reference).train(0, train_size=0.5, validation_size=0.25, **QUIET)
 
 
 def test_saved_and_loaded_without_the_cells(studies, tmp_path):

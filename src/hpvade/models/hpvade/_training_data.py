@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from ..._text import listed
 from ...reference._folds import N_CODES, NEVER, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
 from ...reference._signature import Signature, gene_scores, reference_signature, sum_chunks
@@ -57,6 +58,15 @@ class TrainingData:
     study_of_donor: np.ndarray | None = None
     study_names: list[str] | None = None
     n_cells: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.study_of_donor is not None:
+            used = self.study_of_donor[self.donors[np.concatenate(self.split[:2])]]
+            if absent := [name for s, name in enumerate(self.study_names) if s not in used]:
+                raise ValueError(
+                    f"all cells of {listed(absent)} are test cells, of which nothing is learned. Pass a larger "
+                    "train_size or validation_size, or leave these studies out of the reference."
+                )
 
     @cached_property
     def _read(self) -> tuple[ChunkSums, np.ndarray, np.ndarray, sparse.csr_matrix]:
@@ -127,7 +137,8 @@ class TrainingData:
     def _describe(self, chunks: ChunkSums) -> tuple[Signature, Studies | None]:
         if self.study_of_donor is None:
             return reference_signature(chunks), None
-        studies = combine_studies(chunks, self.study_of_donor[chunks.donors], self.study_names)
+        present, study = np.unique(self.study_of_donor[chunks.donors], return_inverse=True)  # whole ones are held out
+        studies = combine_studies(chunks, study, [self.study_names[s] for s in present])
         return studies.combined, studies
 
     @cached_property
