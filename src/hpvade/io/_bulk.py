@@ -133,7 +133,10 @@ def read_bulk(
     _check_option("on_bad_sample", on_bad_sample, OnBadSample)
     bulk = as_bulk(bulk)
     if not (bulk.n_obs and bulk.n_vars):
-        raise ValueError(f"The bulk is empty: {bulk.n_obs} samples x {bulk.n_vars} genes.")
+        raise ValueError(
+            f"The bulk is empty: {bulk.n_obs} samples x {bulk.n_vars} genes. Expected one of each or more: see what was "
+            "filtered before."
+        )
     X, name = pick_matrix(bulk, layer, "bulk")
     weights = None if gene_length_key is None else _inverse_lengths(bulk, gene_length_key, input_type)
     refuse_duplicates(bulk.var_names, "bulk")

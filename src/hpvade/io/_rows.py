@@ -12,6 +12,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 _DENSE_BLOCK = 2**25  # values of a dense block: 128 MB in float32
+_LARGEST = 1e18  # of a row's sum: its square is a float32 still
 _CSC_BLOCKS = 16  # blocks of rows per pass over the columns of a CSC matrix
 
 
@@ -129,8 +130,10 @@ def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, ne
     """Raise ValueError that names the first value of a block that is NaN, infinite or, unless allowed, negative."""
     values = block.data if sparse.issparse(block) else block
     lowest = np.finfo(values.dtype).min if negative else 0
-    if not values.size or (values.min() >= lowest and values.max() < np.inf):  # NaN fails both
+    if not values.size or (values.min() >= lowest and values.max() * block.shape[1] < _LARGEST):  # NaN fails both
         return
+    if np.isfinite(values).all() and (values >= lowest).all():
+        return _refuse_large(block, rows, name, obs_names)
     bad = ~np.isfinite(values) | (values < lowest)
     if sparse.issparse(block):
         at = int(np.argmax(bad))
@@ -144,6 +147,17 @@ def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, ne
         f"expected finite values{'' if negative else ' >= 0'}. Pass the layer that holds unscaled values, "
         "or correct or remove that entry."
     )
+
+
+def _refuse_large(block, rows: slice, name: str, obs_names) -> None:
+    """Raise ValueError where the sum of a row is beyond what networks can compute with."""
+    sums = np.asarray(np.abs(block).astype(np.float64).sum(axis=1)).ravel()
+    if sums.max() > _LARGEST:
+        raise ValueError(
+            f"{name} sums to {sums.max():.3g} at obs {str(obs_names[rows.start + sums.argmax()])!r}; expected "
+            f"counts, up to {_LARGEST:.0e}, which float32 can square. Pass the layer that holds them, or divide all values "
+            "by one number."
+        )
 
 
 def is_integer(values: np.ndarray) -> np.ndarray:

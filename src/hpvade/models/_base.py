@@ -176,9 +176,17 @@ class BaseModel(BaseModelClass):
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
         if adata is None:
             self._require_data()
-        if isinstance(adata, AnnData | MuData) and adata is not self.adata:
+        elif not isinstance(adata, AnnData | MuData):
+            raise TypeError(f"found a {type(adata).__qualname__}; expected cells in an AnnData (a MuData if trained so).")
+        elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         return super()._validate_anndata(adata, copy_if_view)
+
+    def get_from_registry(self, adata: AnnData | MuData, registry_key: str) -> np.ndarray:
+        """Values of cells, those of the model or others, under the name that setup gave them; see scvi-tools."""
+        if registry_key not in (known := self.registry["field_registries"]):
+            raise KeyError(f"{registry_key!r} is not in the registry; found {list(known)}.")
+        return super().get_from_registry(self._validate_anndata(adata), registry_key)
 
     def deregister_manager(self, adata: AnnData | None = None) -> None:
         """Forget AnnData objects that were set up, or one of them; ValueError for a model without data."""

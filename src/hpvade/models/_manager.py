@@ -11,6 +11,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 
 from ..train._cells import CellManager
+from ._new_cells import check_new_cells, fitting
 
 
 class WeakManager(CellManager):
@@ -30,10 +31,12 @@ class WeakManager(CellManager):
     def adata(self, adata: AnnData | MuData | None) -> None:
         self._data = None if adata is None else weakref.ref(adata)
 
-    def register_fields(self, adata: AnnData | MuData, *args, **kwargs) -> None:
-        """See scvi-tools; categories that no cell has are left out."""
-        with used_categories(adata):
-            super().register_fields(adata, *args, **kwargs)
+    def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs) -> None:
+        """See scvi-tools; categories that no cell has are left out, and cells for a trained model are checked."""
+        if source_registry is not None:
+            check_new_cells(adata, self.fields)
+        with used_categories(adata), fitting(adata, source_registry) if source_registry else contextlib.nullcontext():
+            super().register_fields(adata, source_registry, **kwargs)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_data": self.adata}

@@ -132,7 +132,10 @@ def _check_own(adata: AnnData) -> None:
         fix = "adata = adata.to_memory()" if adata.isbacked else "adata = adata.copy()"
         raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
     if not (adata.n_obs and adata.n_vars):
-        raise ValueError(f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+        raise ValueError(
+            f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes. Expected cells and genes: see what was "
+            "filtered before."
+        )
 
 
 def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:

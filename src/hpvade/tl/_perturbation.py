@@ -5,6 +5,8 @@ import pandas as pd
 from anndata import AnnData
 
 from ..evaluation._metrics import pearson
+from ..io._rows import in_memory
+from ..reference._checks import check_column
 
 _DIRECTION_GENES = 50
 
@@ -89,7 +91,10 @@ def _columns(model) -> tuple[str, str]:
 
 def _profiles(model, adata: AnnData) -> tuple[dict, dict]:
     """Mean counts per 10,000 (genes,) and number of cells, by cell type and perturbation."""
-    labels, perturbations = (adata.obs[key].astype(str) for key in _columns(model))
+    keys = _columns(model)
+    for argument, key in zip(("labels_key", "perturbation_key"), keys, strict=True):
+        check_column(in_memory(adata.obs), argument, key)
+    labels, perturbations = (adata.obs[key].astype(str) for key in keys)
     cells = model._read(adata, None)
     groups = (labels + "\x1f" + perturbations).to_numpy()
     names, codes = np.unique(groups, return_inverse=True)

@@ -216,7 +216,10 @@ def _check_own(data, name: str) -> None:
     if data.is_view:
         raise ValueError(f"{name} is a view; expected an object of its own. Run `{name} = {name}.copy()` first.")
     if not data.n_obs or not data.n_vars:
-        raise ValueError(f"{name} is empty: {data.n_obs} cells x {data.n_vars} features.")
+        raise ValueError(
+            f"{name} is empty: {data.n_obs} cells x {data.n_vars} features. Expected cells and features: see what was "
+            "filtered before."
+        )
 
 
 def remember_technical(data: AnnData | MuData, technical: dict) -> None:

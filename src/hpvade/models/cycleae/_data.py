@@ -113,7 +113,10 @@ def _check_cells(adata: AnnData, layer: str | None) -> None:
     if adata.is_view:
         raise ValueError("adata is a view of another AnnData; run `adata = adata.copy()` first.")
     if not (adata.n_obs and adata.n_vars):
-        raise ValueError(f"adata is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+        raise ValueError(
+            f"adata is empty: {adata.n_obs} cells x {adata.n_vars} genes. Expected cells and genes: see what was "
+            "filtered before."
+        )
     refuse_duplicates(adata.var_names, "adata")
     X, name = pick_matrix(adata, layer, "adata")
     for rows, block in iter_rows(X):

@@ -110,7 +110,7 @@ class ExpressionMethods:
             warnings.warn(
                 "One sample: how genes vary between samples is unknown; every type keeps the reference's profile.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,  # torch.no_grad stands between,
             )
         index = torch.from_numpy(index).to(found.rna.device)
         posterior = _posterior(self.module.signature(), found, index, found.present.nonzero()[:, 0])
@@ -145,7 +145,12 @@ def _choose(names: np.ndarray, present: np.ndarray, genes: Sequence[str] | None)
     index = pd.Index(names).get_indexer(list(genes))
     absent = [g for g, i in zip(genes, index, strict=True) if i < 0 or not present[i]]
     if absent:
-        raise KeyError(f"{len(absent)} of {len(index)} genes are not in both model and bulk, such as {absent[:3]}.")
+        raise KeyError(
+            f"{len(absent)} of {len(index)} genes are not in both model and bulk, such as {absent[:3]}. "
+            "Choose from bulk.var_names and the genes of the model."
+        )
+    if not len(index):
+        raise ValueError("genes is empty; expected names of genes, or None for all.")
     return index
 
 
