@@ -36,13 +36,13 @@ def pair(adata):
     other.var_names = [f"peak_{name}" for name in other.var_names]
     try:
         return MuData({"rna": adata.copy(), "atac": other})
-    except Exception:
+    except Exception:  # noqa: BLE001
         return None
 
 
 @pytest.fixture(scope="session")
 def models(families, tmp_path_factory):
-    """One trained model of every family by name; their cells, folders they are saved in, and functions that make them."""
+    """One trained model of every family by name; their cells, folders they are saved in, functions that make them."""
     quiet = {"accelerator": "cpu", "enable_progress_bar": False}
     logging.disable(logging.WARNING)
     found = {"make": families, "saved": {}, "cells": cells(), "folder": tmp_path_factory.mktemp("models")}

@@ -7,10 +7,12 @@ An entry's function takes ``(models, adata, **options)``; a public name that is 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 from property_inputs import TYPES, finite
+from scipy import sparse
 
 import hpvade as hp
 
@@ -170,7 +172,7 @@ def with_truth(function):
     def run(models, adata, key="proportions", **options):
         adata = adata.copy()
         adata.obsm["hpvade_proportions"] = proportions_of(models, adata)
-        return function(adata, key, **options)
+        return function(adata, key, signature=models["hpvade"].get_signature_matrix(), **options)
 
     return run
 
@@ -248,7 +250,10 @@ BULK = {
     ),
     "pp.map_genes": Call(
         map_genes,
-        {"to": some("symbol", "symbol", "ensembl", "genes", "other"), "duplicates": some("sum", "first", "error", "other")},
+        {
+            "to": some("symbol", "symbol", "ensembl", "genes", "other"),
+            "duplicates": some("sum", "first", "error", "other"),
+        },
         nan=True,
     ),
 }
@@ -344,12 +349,14 @@ for family, methods in ROW_METHODS.items():
         CELLS[f"{CLASSES[family]}.{name}"] = Call(method(family, name), options, SCVI, check)
 for family, names in OTHER_METHODS.items():
     for name in names:
-        CELLS[f"{CLASSES[family]}.{name}"] = Call(method(family, name), {}, SCVI)
+        fixed = {"modality": "rna"} if name == "get_library_size" and family == "multimodal" else {}
+        CELLS[f"{CLASSES[family]}.{name}"] = Call(method(family, name, **fixed), {}, SCVI)
 for family, name in CLASSES.items():
     CELLS[f"{name}.load"] = Call(load_with(family), {}, SCVI)
     CELLS[f"{name}.setup_anndata"] = Call(setup(family), {}, SCVI)
     CELLS[f"{name}.transfer_fields"] = Call(method(family, "transfer_fields"), {}, SCVI, needs="no answer")
-    CELLS[f"{name}.get_from_registry"] = Call(method(family, "get_from_registry", "X"), {}, SCVI, nan=True)
+    key = "X_rna" if family == "multimodal" else "X"
+    CELLS[f"{name}.get_from_registry"] = Call(method(family, "get_from_registry", key), {}, SCVI, nan=True)
     CELLS[f"{name}.get_anndata_manager"] = Call(method(family, "get_anndata_manager"), {}, SCVI, needs="no answer")
 CELLS |= {
     "AmbientRegularizedSCVI.load_query_data": Call(
@@ -359,15 +366,17 @@ CELLS |= {
         needs="no answer",
     ),
     "RegularizedMultimodalVI.load_query_data": Call(
-        lambda models, adata: (
-            type(models["multimodal"]).load_query_data(adata, models["multimodal"], accelerator="cpu")
+        lambda models, adata: type(models["multimodal"]).load_query_data(
+            adata, models["multimodal"], accelerator="cpu"
         ),
         {},
         SCVI,
         needs="no answer",
     ),
     "ConditionalVAE.augment_reference": Call(
-        method("cvae", "augment_reference", seed=0), {"min_cells": some(0, 5, 40), "pairs": st.booleans()}, SCVI
+        method("cvae", "augment_reference", seed=0, min_cells=5),
+        {"min_cells": some(0, 5, 40), "pairs": st.booleans()},
+        SCVI,
     ),
     "ConditionalVAE.perturbation_effects": Call(
         method("cvae", "perturbation_effects"), {"min_cells": some(1, 10, 1000)}, SCVI, nan=True
@@ -376,16 +385,19 @@ CELLS |= {
         method("cvae", "predict_perturbation_effect"), {}, SCVI, nan=True
     ),
     "CycleAE.get_counterfactual_expression": Call(
-        method("cycleae", "get_counterfactual_expression"),
+        method("cycleae", "get_counterfactual_expression", context={"condition": "condition_0"}),
         {"context": some({"condition": "condition_1"}, {"condition": "absent"}, {"absent": "x"}, {})},
         SCVI,
         cell_values,
     ),
     "CycleAE.counterfactual": Call(
-        method("cycleae", "counterfactual"), {"context": some({"tissue": "tissue_1"}, None)}, SCVI, cell_values
+        method("cycleae", "counterfactual", context={"condition": "condition_0"}),
+        {"context": some({"tissue": "tissue_1"}, None)},
+        SCVI,
+        cell_values,
     ),
     "CycleAE.translate_reference": Call(
-        method("cycleae", "translate_reference"),
+        method("cycleae", "translate_reference", to={"condition": "condition_1"}),
         {"to": some({"condition": "condition_1"}, {"condition": "absent"}, {"absent": "x"}, {})},
         SCVI,
     ),
@@ -419,9 +431,7 @@ CELLS |= {
     "IVAE.posterior_predictive_sample": Call(
         method("ivae", "posterior_predictive_sample"), {}, SCVI, needs="no answer"
     ),
-    "tl.embed": Call(
-        lambda models, adata, **o: hp.tl.embed(adata, models["ivae"], **o), {"copy": st.booleans()}, SCVI
-    ),
+    "tl.embed": Call(lambda models, adata, **o: hp.tl.embed(adata, models["ivae"], **o), {"copy": st.booleans()}, SCVI),
     "tl.cycleae": Call(
         lambda models, adata, **o: hp.tl.cycleae(adata, models["cycleae"], **o),
         {"copy": st.booleans()},
@@ -434,7 +444,9 @@ CELLS |= {
         nan=True,
     ),
     "tl.evaluate_generation": Call(
-        lambda models, adata, **o: hp.tl.evaluate_generation(adata, models["cells"], **o),
+        lambda models, adata, **o: hp.tl.evaluate_generation(
+            adata, models["cells"], **{"keys": ["cell_type"], "min_cells": 2} | o
+        ),
         {"keys": some(None, ["cell_type"], ["absent"], []), "min_cells": some(1, 20)},
         nan=True,
     ),
@@ -448,7 +460,9 @@ CELLS |= {
         nan=True,
     ),
     "pp.transfer_labels": Call(
-        lambda models, adata, **o: hp.pp.transfer_labels(adata, models["cells"], labels_key="cell_type", **o),
+        lambda models, adata, **o: hp.pp.transfer_labels(
+            twice(adata), twice(models["cells"]), labels_key="cell_type", **o
+        ),
         {"min_probability": some(0.0, 0.5, 1.0, 2.0), "batch_key": some(None, "tissue", "absent")},
         ("transferred_labels",),
         nan=True,
@@ -473,7 +487,9 @@ CELLS |= {
         lambda models, adata, **o: hp.tl.marker_genes(adata, "cell_type", **o), {"layer": READING["layer"]}
     ),
     "tl.neighbourhood_correlation": Call(
-        lambda models, adata, **o: hp.tl.neighbourhood_correlation(with_graph(adata), library_key="tissue", **o),
+        lambda models, adata, **o: hp.tl.neighbourhood_correlation(
+            with_graph(adata), library_key="tissue", **{"markers": ["gene_0001", "gene_0002"]} | o
+        ),
         {"markers": some(["gene_0001", "gene_0002"], ["absent"], []), "layer": READING["layer"]},
         ("connectivities",),
         nan=True,
@@ -503,14 +519,20 @@ SLOW_CELLS = {
 }
 
 
-def with_graph(adata):
-    """Every cell next to the two that follow."""
-    from scipy import sparse
+def twice(adata):
+    """All genes again under other names, so that they are as many as a function needs."""
+    if adata.X is None or not adata.n_vars:
+        return adata.copy()
+    X = sparse.hstack([adata.X, adata.X], format="csr") if sparse.issparse(adata.X) else np.hstack([adata.X, adata.X])
+    names = adata.var_names.astype(str)
+    return ad.AnnData(X, obs=adata.obs.copy(), var=pd.DataFrame(index=[*names, *("again " + names)]))
 
-    if "connectivities" not in adata.obsp:
-        n = adata.n_obs
-        graph = sparse.eye(n, k=1) + sparse.eye(n, k=2) if n else sparse.csr_matrix((0, 0))
-        adata.obsp["connectivities"] = sparse.csr_matrix(graph + graph.T)
+
+def with_graph(adata):
+    """Every cell next to the two that follow, in a copy."""
+    adata, n = adata.copy(), adata.n_obs
+    graph = np.eye(n, k=1) + np.eye(n, k=2)
+    adata.obsp["connectivities"] = sparse.csr_matrix(graph + graph.T)
     return adata
 
 

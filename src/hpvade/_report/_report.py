@@ -155,7 +155,7 @@ def _computed(bulk: AnnData, model, key: str, reading: dict) -> AnnData:
     """A copy of `bulk` with proportions, bounds and diagnosis; what it has already stays."""
     done = bulk.to_memory() if bulk.isbacked else bulk.copy()
     types = set(model.cell_types)
-    if key not in done.obsm or not types <= set(done.obsm[key]):
+    if not isinstance(done.obsm.get(key), pd.DataFrame) or not types <= set(done.obsm[key]):
         model.deconvolve(done, key_added=key, **reading)
     bounds = [Keys.bound(key, bound) for bound in _BOUNDS]
     if not all(name in done.obsm and types <= set(done.obsm[name]) for name in bounds):

@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..io._rows import in_memory, iter_rows, pick_matrix, refuse_bad_values
+from ..reference._checks import check_column
+
 
 def plant_ambient(
     adata: ad.AnnData,
@@ -58,11 +61,18 @@ def plant_ambient(
     """
     if not len(fractions) or not all(0 <= share < 1 for share in fractions):
         raise ValueError(f"fractions={fractions}; expected shares of at least 0 and below 1.")
+    check_column(in_memory(adata.obs), "labels_key", labels_key)
+    X, name = pick_matrix(adata, None, "adata")
+    for rows, block in iter_rows(X):
+        refuse_bad_values(block, rows, name, adata.obs_names, adata.var_names)
     rng = np.random.default_rng(seed)
     native = sparse.csr_matrix(adata.X, dtype=np.float32)
-    types = pd.Categorical(adata.obs[labels_key])
+    types = pd.Categorical(adata.obs[labels_key]).remove_unused_categories()
     batch = rng.permutation(np.arange(adata.n_obs) % len(fractions))
     sums = np.stack([native[types.codes == k].sum(axis=0).A1 for k in range(len(types.categories))])
+    if not (sums.sum(axis=1) > 0).all():
+        empty = types.categories[int(np.argmin(sums.sum(axis=1) > 0))]
+        raise ValueError(f"the cells of type {str(empty)!r} have no counts in {name}; expected counts. Leave them out.")
     relative = sums / sums.sum(axis=1, keepdims=True)
     frequency = np.bincount(types.codes, minlength=len(sums)) / len(types)
     profiles = rng.dirichlet(concentration * len(sums) * frequency, len(fractions)) @ relative

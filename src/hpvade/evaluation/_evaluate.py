@@ -8,6 +8,7 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._text import listed
+from ..io._rows import pick_matrix
 from . import _metrics as metrics
 from ._align import closed, compare, mapping_of, predicted, table
 
@@ -190,13 +191,17 @@ def _solve_nnls(bulk: AnnData, signature: pd.DataFrame, layer: str | None) -> pd
     """Fractions of cells by NNLS of CPM on CPM; a coefficient over its type's counts per cell is a number of cells."""
     for names, what in ((bulk.var_names, "bulk"), (signature.index, "signature")):
         if names.has_duplicates:
-            raise ValueError(f"The {what} has duplicated gene names: {listed(names[names.duplicated()].unique(), 3)}.")
+            raise ValueError(
+                f"The {what} has duplicated gene names: {listed(names[names.duplicated()].unique(), 3)}; expected each "
+                "once. Sum them up with `hpvade.pp.map_genes`, or drop them."
+            )
     genes = signature.index[signature.index.isin(bulk.var_names)]
     if len(genes) < signature.shape[1]:
         raise ValueError(
             f"Bulk and signature share {len(genes)} genes, fewer than the {signature.shape[1]} types. Do both use the "
             f"same gene names? Bulk: {listed(bulk.var_names, 3)}. Signature: {listed(signature.index, 3)}."
         )
+    pick_matrix(bulk, layer, "bulk")  # says so where there is none
     expression, profiles = bulk[:, genes].to_df(layer).astype(float), signature.loc[genes].astype(float)
     if not ((expression >= 0) & np.isfinite(expression)).all(axis=None):
         where = "bulk.X" if layer is None else f"bulk.layers[{layer!r}]"

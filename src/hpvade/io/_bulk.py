@@ -134,7 +134,7 @@ def read_bulk(
     bulk = as_bulk(bulk)
     if not (bulk.n_obs and bulk.n_vars):
         raise ValueError(
-            f"The bulk is empty: {bulk.n_obs} samples x {bulk.n_vars} genes. Expected one of each or more: see what was "
+            f"The bulk is empty: {bulk.n_obs} samples x {bulk.n_vars} genes. Expected some of both: see what was "
             "filtered before."
         )
     X, name = pick_matrix(bulk, layer, "bulk")

@@ -13,6 +13,7 @@ from scipy import sparse
 
 _DENSE_BLOCK = 2**25  # values of a dense block: 128 MB in float32
 _LARGEST = 1e18  # of a row's sum: its square is a float32 still
+_SMALLEST = 1e-18
 _CSC_BLOCKS = 16  # blocks of rows per pass over the columns of a CSC matrix
 
 
@@ -130,10 +131,13 @@ def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, ne
     """Raise ValueError that names the first value of a block that is NaN, infinite or, unless allowed, negative."""
     values = block.data if sparse.issparse(block) else block
     lowest = np.finfo(values.dtype).min if negative else 0
-    if not values.size or (values.min() >= lowest and values.max() * block.shape[1] < _LARGEST):  # NaN fails both
+    if not values.size:
         return
+    largest = float(values.max())
+    if values.min() >= lowest and (largest > _SMALLEST or largest <= 0) and largest * block.shape[1] < _LARGEST:
+        return  # NaN fails both
     if np.isfinite(values).all() and (values >= lowest).all():
-        return _refuse_large(block, rows, name, obs_names)
+        return _refuse_extremes(block, largest, rows, name, obs_names)
     bad = ~np.isfinite(values) | (values < lowest)
     if sparse.issparse(block):
         at = int(np.argmax(bad))
@@ -149,14 +153,20 @@ def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, ne
     )
 
 
-def _refuse_large(block, rows: slice, name: str, obs_names) -> None:
-    """Raise ValueError where the sum of a row is beyond what networks can compute with."""
-    sums = np.asarray(np.abs(block).astype(np.float64).sum(axis=1)).ravel()
+def _refuse_extremes(block, largest: float, rows: slice, name: str, obs_names) -> None:
+    """Raise ValueError where the sum of a row, or all values, are beyond what networks can compute with."""
+    if 0 < largest <= _SMALLEST:
+        raise ValueError(
+            f"{name} holds no value above {largest:.3g}, which is nothing in float32; expected counts. Pass the layer "
+            "that holds them, or multiply all values by one number."
+        )
+    with np.errstate(over="ignore"):
+        sums = np.asarray(np.abs(block).astype(np.float64).sum(axis=1)).ravel()
     if sums.max() > _LARGEST:
         raise ValueError(
             f"{name} sums to {sums.max():.3g} at obs {str(obs_names[rows.start + sums.argmax()])!r}; expected "
-            f"counts, up to {_LARGEST:.0e}, which float32 can square. Pass the layer that holds them, or divide all values "
-            "by one number."
+            f"counts, up to {_LARGEST:.0e}, which float32 can square. Pass the layer that holds them, or divide all "
+            "values by one number."
         )
 
 

@@ -177,7 +177,9 @@ class BaseModel(BaseModelClass):
         if adata is None:
             self._require_data()
         elif not isinstance(adata, AnnData | MuData):
-            raise TypeError(f"found a {type(adata).__qualname__}; expected cells in an AnnData (a MuData if trained so).")
+            raise TypeError(
+                f"found a {type(adata).__qualname__}; expected cells in an AnnData (a MuData if trained so)."
+            )
         elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         return super()._validate_anndata(adata, copy_if_view)

@@ -44,17 +44,20 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
 def fitting(data: AnnData | MuData, registry: dict) -> Iterator[None]:
     """Have scvi-tools register new cells: an error says what the model expects, and leaves `data` as they were."""
     parts = [data, *(data.mod.values() if isinstance(data, MuData) else ())]
-    before = [(part, part.obs.copy(), {slot: dict(getattr(part, slot, {})) for slot in _SLOTS}) for part in parts]
+    before = [
+        (part, part.obs.copy(), {slot: dict(getattr(part, slot, None) or {}) for slot in _SLOTS}) for part in parts
+    ]
     try:
         with warnings.catch_warnings():  # true of cells to learn from
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
+            warnings.filterwarnings("ignore", "Training will be faster when sparse matrix is formatted as CSR")
             warnings.filterwarnings("ignore", ".* does not contain unnormalized count data")
             yield
     except Exception as error:
         for part, obs, slots in before:
             part.obs = obs
             for slot, values in slots.items():
-                for name in set(getattr(part, slot, {})) - set(values):
+                for name in set(getattr(part, slot, None) or {}) - set(values):
                     del getattr(part, slot)[name]
         arguments = {name: value for name, value in registry["setup_args"].items() if value is not None}
         raise (KeyError if isinstance(error, KeyError) else ValueError)(

@@ -133,7 +133,7 @@ def _check_own(adata: AnnData) -> None:
         raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
     if not (adata.n_obs and adata.n_vars):
         raise ValueError(
-            f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes. Expected cells and genes: see what was "
+            f"The reference is empty: {adata.n_obs} cells x {adata.n_vars} genes. Expected some of both: see what was "
             "filtered before."
         )
 

@@ -3,6 +3,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from ..evaluation._metrics import pearson
+from ..io._rows import iter_rows, pick_matrix, refuse_bad_values
+
 
 def evaluate_generation(
     generated: AnnData, real: AnnData, *, keys: list[str] | None = None, min_mean: float = 0.1, min_cells: int = 20
@@ -45,14 +48,24 @@ def evaluate_generation(
             "`real = real[:, generated.var_names]`."
         )
     keys = [key for key in generated.obs if key in real.obs] if keys is None else list(keys)
+    for name, adata in (("generated", generated), ("real", real)):
+        if absent := [key for key in keys if key not in adata.obs]:
+            raise KeyError(f"keys names {absent}, which are no columns of {name}.obs; found {list(adata.obs)}.")
+        X, name = pick_matrix(adata, None, name)
+        for rows, block in iter_rows(X):
+            refuse_bad_values(block, rows, name, adata.obs_names, adata.var_names)
+    if not keys:
+        raise ValueError("there are no keys; expected columns of obs that both sides have. Name one that tells groups.")
     ours, theirs = (_conditions(adata, keys) for adata in (generated, real))
     rng, rows = np.random.default_rng(0), []
     for condition in dict.fromkeys(ours):
         a, b = (_rows(adata, of == condition) for adata, of in ((generated, ours), (real, theirs)))
-        if len(b) < min_cells:
+        if len(b) < max(min_cells, 2):  # halves of the real cells are compared
             continue
         half = rng.permutation(len(b)) < len(b) // 2
         genes = b.mean(axis=0) >= min_mean
+        if not genes.any():
+            continue
         about = dict(zip(keys, condition.split("\x1f"), strict=True))
         for name, statistic in (("mean", _mean), ("zero fraction", _zeros)):
             truth = statistic(b)[genes]
@@ -65,13 +78,16 @@ def evaluate_generation(
                     "median": float(np.median(error)),
                     "q90": float(np.quantile(error, 0.9)),
                     "within_20_percent": float((error <= 0.2).mean()),
-                    "r": float(np.corrcoef(statistic(a)[genes], truth)[0, 1]),
+                    "r": pearson(statistic(a)[genes], truth),
                     "real_halves": float(np.median(halves)),
                     "n_real": len(b),
                 }
             )
     if not rows:
-        raise ValueError(f"no condition of {keys} has {min_cells} real cells. Lower min_cells, or compare other cells.")
+        raise ValueError(
+            f"no condition of {keys} has {min_cells} real cells, and genes with a mean of {min_mean:g}. Lower "
+            "min_cells or min_mean, or compare other cells."
+        )
     return pd.DataFrame(rows)
 
 

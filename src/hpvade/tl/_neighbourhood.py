@@ -9,7 +9,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
-from ..io._rows import iter_rows, pick_matrix
+from ..io._gene_names import refuse_duplicates
+from ..io._rows import iter_rows, pick_matrix, refuse_bad_values
 from ..models.ambient._covariates import check_nesting
 from ._neighbourhood_core import (
     average_correlation,
@@ -61,9 +62,10 @@ def marker_genes(adata: AnnData, groupby: str, *, layer: str | None = None) -> l
     if groupby not in adata.obs.columns:
         raise KeyError(f"groupby={groupby!r} is not a column of adata.obs; found {list(adata.obs.columns)}.")
     groups = pd.Categorical(adata.obs[groupby])
-    X, _ = pick_matrix(adata, layer, "adata")
+    X, name = pick_matrix(adata, layer, "adata")
     sums = np.zeros((len(groups.categories), adata.n_vars))
     for rows, block in iter_rows(X):
+        refuse_bad_values(block, rows, name, adata.obs_names, adata.var_names)
         codes = groups.codes[rows]
         kept = np.flatnonzero(codes >= 0)
         member = sparse.csr_matrix((np.ones(len(kept)), (codes[kept], kept)), shape=(len(sums), block.shape[0]))
@@ -274,6 +276,7 @@ def _codes(adata: AnnData, keys: dict) -> tuple[np.ndarray, np.ndarray | None, d
 
 
 def _markers(adata: AnnData, markers) -> np.ndarray:
+    refuse_duplicates(adata.var_names, "adata")
     if isinstance(markers, str | Path):
         table = pd.read_csv(markers)
         if missing := [name for name in _CSV_COLUMNS if name not in table.columns]:
@@ -290,9 +293,10 @@ def _markers(adata: AnnData, markers) -> np.ndarray:
 
 
 def _profiles(adata: AnnData, genes: np.ndarray, layer: str | None) -> np.ndarray:
-    X, _ = pick_matrix(adata, layer, "adata")
+    X, name = pick_matrix(adata, layer, "adata")
     rows = []
-    for _, block in iter_rows(X):
+    for where, block in iter_rows(X):
+        refuse_bad_values(block, where, name, adata.obs_names, adata.var_names)
         total = block.sum(axis=1, dtype=float).A1
         rows.append(block[:, genes].toarray() * (adata.n_vars / np.maximum(total, 1e-30))[:, None])
     return np.concatenate(rows).astype(float)

@@ -104,13 +104,13 @@ def qualifying_share(
         counts = np.bincount(codes[codes >= 0], minlength=1)
         return np.where(codes >= 0, counts[np.maximum(codes, 0)], np.nan).astype(float)
 
-    own, shares = size(library), {}
-    shares["same_library"], shares["between_libraries"] = (own - 1) / (n - 1), (n - own) / (n - 1)
+    own, shares, others = size(library), {}, max(n - 1, 1)
+    shares["same_library"], shares["between_libraries"] = (own - 1) / others, (n - own) / others
     if dataset is not None:
-        shares["cross_library"] = (size(dataset) - own) / (n - 1)
-        shares["cross_dataset"] = (n - size(dataset)) / (n - 1)
+        shares["cross_library"] = (size(dataset) - own) / others
+        shares["cross_dataset"] = (n - size(dataset)) / others
     for name, codes in technical.items():
-        shares[f"within_{name}"], shares[f"between_{name}"] = (size(codes) - 1) / (n - 1), (n - size(codes)) / (n - 1)
+        shares[f"within_{name}"], shares[f"between_{name}"] = (size(codes) - 1) / others, (n - size(codes)) / others
     return shares
 
 

@@ -158,7 +158,10 @@ class AttributionMethods:
         """
         mdata = self._validate_anndata(mdata)
         if not adata.obs_names.equals(mdata.obs_names):
-            raise ValueError(f"adata has other cells than mdata ({adata.n_obs} and {mdata.n_obs}, or another order).")
+            raise ValueError(
+                f"adata has other cells than mdata ({adata.n_obs} and {mdata.n_obs}, or another order); expected the "
+                "same ones: `adata = adata[mdata.obs_names].copy()`."
+            )
         found = self.get_modality_attribution(mdata, **kwargs)
         store_attribution(adata, found, self.module.latent_blocks())
         return found

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
 from ...io._rows import use_sparse_matrix
+from .._differential import DifferentialExpression
 from ._covariates import resolve_keys
 from ._face import RegularizedFace, fixed_draws
 from ._module import RegularizedVAE
@@ -26,7 +27,7 @@ from ._umap import write_umap
 _NAME = "rna"
 
 
-class AmbientRegularizedSCVI(RNASeqMixin, RegularizedFace):
+class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFace):
     """Single-cell RNA with ambient background, a prior on dispersion, learned library size and a batch-free decoder.
 
     The expected count of gene g in cell n is ``exp(library_n) * (rho_g(z_n) + s_ng) * y_ng``: what the decoder says of

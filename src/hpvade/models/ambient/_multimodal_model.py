@@ -338,7 +338,10 @@ class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
         """
         mdata = self._validate_anndata(mdata)
         if not adata.obs_names.equals(mdata.obs_names):
-            raise ValueError(f"adata has other cells than mdata ({adata.n_obs} and {mdata.n_obs}, or another order).")
+            raise ValueError(
+                f"adata has other cells than mdata ({adata.n_obs} and {mdata.n_obs}, or another order); expected the "
+                "same ones: `adata = adata[mdata.obs_names].copy()`."
+            )
         if self.module.latent_mode == "weighted_mean":
             latents = {"joint": self.get_latent_representation(mdata)}
         else:

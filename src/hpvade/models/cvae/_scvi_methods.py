@@ -2,8 +2,10 @@
 
 from scvi.model.base import RNASeqMixin
 
+from .._differential import DifferentialExpression
 
-class CountMethods(RNASeqMixin):
+
+class CountMethods(DifferentialExpression, RNASeqMixin):
     """scvi's methods on expression; they need ``likelihood="nb"``, and draw z with torch's generator."""
 
     def get_normalized_expression(self, *args, **kwargs):

@@ -170,6 +170,7 @@ def _measured(bulk: AnnData, proportions, mapping, types: list[str]) -> tuple[pd
     """The measured composition and the mapping, checked as far as it is possible without a prediction."""
     from ..._text import listed
     from ...evaluation._align import mapping_of, table
+    from ...io._names import named
 
     if isinstance(proportions, str):
         mapping, proportions = mapping_of(bulk, proportions, mapping), table(bulk, proportions)
@@ -177,6 +178,7 @@ def _measured(bulk: AnnData, proportions, mapping, types: list[str]) -> tuple[pd
         raise TypeError(
             f"proportions is a {type(proportions).__name__}; expected a DataFrame (samples x types) or a key of obsm."
         )
+    proportions = named(proportions)  # tables of ours that are stored have look-alikes of some names
     measured = proportions.set_axis(proportions.index.astype(str)).set_axis(proportions.columns.astype(str), axis=1)
     absent = measured.index[~measured.index.isin(bulk.obs_names.astype(str))]
     if len(absent):

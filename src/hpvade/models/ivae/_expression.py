@@ -9,11 +9,10 @@ from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
 from .._base import file_order
+from .._differential import DifferentialExpression
 
-_RAW_SCALE = "_scvi_raw_norm_scaling"  # scvi-tools' scratch column of differential_expression
 
-
-class ExpressionMethods(RNASeqMixin):
+class ExpressionMethods(DifferentialExpression, RNASeqMixin):
     """Methods of `IVAE` that decode.
 
     The model offers `_require_bottleneck(method)`, and its module `decoding(from_bottleneck=, sample=)`.
@@ -94,16 +93,6 @@ class ExpressionMethods(RNASeqMixin):
         if isinstance(position, slice) or n_samples_overall is not None:
             return found
         return found.iloc[position] if isinstance(found, pd.DataFrame) else found[..., position, :]
-
-    def differential_expression(self, adata: AnnData | None = None, *args, **kwargs) -> pd.DataFrame:
-        """Differential expression of two groups of cells, see scvi-tools; leaves no column behind."""
-        data = self._validate_anndata(adata)
-        was_there = _RAW_SCALE in data.obs
-        try:
-            return super().differential_expression(data, *args, **kwargs)
-        finally:
-            if not was_there and _RAW_SCALE in data.obs:
-                del data.obs[_RAW_SCALE]
 
     def get_latent_library_size(self, *args, **kwargs):
         """Refused: the library of a cell is observed, not latent."""
