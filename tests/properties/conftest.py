@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import scvi
 from hypothesis import HealthCheck, Phase
-from property_inputs import cells
+from property_inputs import COUNTS, cells
 
 import hpvade as hp
 
@@ -20,7 +20,7 @@ COMMON = {
 }
 # examples of every callable; there are about 120
 hypothesis.settings.register_profile("ci", max_examples=3, derandomize=True, **COMMON)
-hypothesis.settings.register_profile("deep", max_examples=100, **COMMON)
+hypothesis.settings.register_profile("deep", max_examples=90, **COMMON)
 
 
 def pytest_configure(config):
@@ -38,6 +38,11 @@ def pair(adata):
         return MuData({"rna": adata.copy(), "atac": other})
     except Exception:  # noqa: BLE001
         return None
+
+
+def pytest_terminal_summary(terminalreporter):
+    if sum(COUNTS.values()):
+        terminalreporter.write_line(f"cases: {sum(COUNTS.values())}, {COUNTS}")
 
 
 @pytest.fixture(scope="session")

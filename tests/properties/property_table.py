@@ -254,7 +254,7 @@ BULK = {
             "to": some("symbol", "symbol", "ensembl", "genes", "other"),
             "duplicates": some("sum", "first", "error", "other"),
         },
-        nan=True,
+        needs="values pass through",
     ),
 }
 SLOW_BULK = {
