@@ -227,6 +227,8 @@ EDITS = {
     "a private method": (setter("registry_", "setup_method_name", value="__init__"), "'setup_method_name'"),
     "another attribute": (setter("attributes", "train", value=1), "'train' is no attribute"),
     "a private attribute": (setter("attributes", "__class__", value=1), "'__class__' is no attribute"),
+    "genes without names": (setter("var_names", value=[None]), "'var_names' holds what is no name"),
+    "genes that are a number": (setter("var_names", value=3), "'var_names' holds what is no name"),
     "unknown option": (
         setter("attributes", "init_params_", "kwargs", value={"o": {"evil": 1}}),
         "do not make a HPVADE",

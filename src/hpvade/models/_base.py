@@ -151,8 +151,8 @@ class BaseModel(BaseModelClass):
             adata = read_data(dir_path, document) if own else None if adata is False else adata
         registry, attributes = document["registry_"], document["attributes"]
         if adata is not None:
-            refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
             with _named(dir_path, cls, all_errors=own):
+                refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
                 setup = getattr(cls, registry["setup_method_name"])  # one of the two that there are
                 setup(adata, source_registry=registry, **registry["setup_args"])
         with _named(dir_path, cls):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import anndata
@@ -255,6 +256,10 @@ def _check_document(document: dict, path: Path) -> None:
         for key in keys:
             if not isinstance(document[name].get(key), dict):
                 raise ValueError(f"{path}: {name!r} lacks {key!r}. Use an unchanged copy.")
+    genes = document["var_names"]
+    for names in genes.values() if isinstance(genes, dict) else [genes]:
+        if not all(isinstance(name, str) for name in (names if isinstance(names, Iterable) else [names])):
+            raise ValueError(f"{path}: 'var_names' holds what is no name of a gene. Use an unchanged copy.")
     if not {"size", "sha256"} <= document["tensors"].keys():
         raise ValueError(f"{path}: 'tensors' lacks 'size' or 'sha256'. Use an unchanged copy.")
     if document["registry_"].get("setup_method_name") not in SETUP_METHODS:
