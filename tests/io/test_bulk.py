@@ -449,3 +449,13 @@ def test_names_of_any_dtype(dtype):
         same(read_bulk(bulk, genes), TPM[:, :40])
     with pytest.raises(ValueError, match="The model has Ensembl ids, the bulk gene symbols"):
         read_bulk(bulk, pd.Index(ENSEMBL[:40]).astype(dtype))
+
+
+def test_infinities_of_both_signs_are_refused_without_a_warning():
+    X = np.ones((2, 3), dtype=np.float32)
+    X[0, :2] = np.inf, -np.inf
+    bulk = ad.AnnData(X, var=pd.DataFrame(index=list("abc")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(ValueError, match="1 of 2 samples that cannot be used"):
+            read_bulk(bulk, list("abc"))

@@ -257,6 +257,14 @@ def test_a_registry_without_a_field(saved):
         hp.HPVADE.load(saved, adata=False, accelerator="cpu")
 
 
+def test_a_value_that_the_module_trips_over(pairs, families, tmp_path):
+    """ConditionalVAE makes room for its prior when it is loaded, from numbers in the file."""
+    pairs[families["cvae"]][0].save(tmp_path / "model")
+    change(tmp_path / "model", setter("attributes", "prior_size_", value=[None, 3]))
+    with pytest.raises(ValueError, match=r"model\.json do not make a ConditionalVAE"):
+        hp.ConditionalVAE.load(tmp_path / "model", adata=False, accelerator="cpu")
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": NaN}', "{", "[]", "", "\x00", '{"a": ' * 5000])
 def test_text_that_is_no_document(saved, text):
     (saved / "model.json").write_text(text)

@@ -188,7 +188,7 @@ BULK = {
             "refine": st.booleans(),
             "unknown": st.booleans(),
             "baseline": st.booleans(),
-            "prior": some("equal", "reference", {"B": 1.0}, {"B": 0.5, "T/NK": 0.25, "β ☃": 0.25}, "other"),
+            "prior": some("equal", "network", {"B": 1.0}, {"B": 0.5, "T/NK": 0.25, "β ☃": 0.25}, "other"),
             "prior_weight": some(0.0, 0.1, 1e6, -1.0, float("nan")),
             "gene_factor": some("cohort", "cohort", "stored"),
             "key_added": KEYS,

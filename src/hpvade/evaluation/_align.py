@@ -158,7 +158,8 @@ def _shared_samples(predicted: pd.Index, measured: pd.Index) -> pd.Index:
     shared = predicted[predicted.isin(measured)]
     if shared.empty:
         raise ValueError(
-            f"Prediction and truth share no sample. Prediction: {listed(predicted)}. Truth: {listed(measured)}."
+            f"Prediction and truth share no sample. Prediction: {listed(predicted)}. Truth: {listed(measured)}. "
+            "Expected the same names of samples in both indices."
         )
     single = predicted.symmetric_difference(measured, sort=False)
     if len(single):

@@ -166,7 +166,8 @@ def read_bulk(
     found = _settle_units(scan, name, input_type, gene_length_key)
     if input_type == "log2" and (scan.lowest == 0).any() and np.nanmin(scan.lowest) == 0:
         values[:, present] -= 1
-    total = values.sum(axis=1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs, refused below
+        total = values.sum(axis=1, dtype=np.float64)
     bad |= _without_expression(scan, total, bad | logged, input_type)
     usable = _settle_samples(bad, logged, name, bulk.obs_names, on_bad_sample)
     if not usable.all():

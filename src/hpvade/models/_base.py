@@ -161,8 +161,8 @@ class BaseModel(BaseModelClass):
                 if not name.isidentifier() or name.startswith("_") or name[-1] != "_" or hasattr(cls, name):
                     raise ValueError(f"{name!r} is no attribute of a saved model.")
                 setattr(model, name, value)
-        if hasattr(model.module, "on_load"):
-            model.module.on_load(model, pyro_param_store=None)
+            if hasattr(model.module, "on_load"):
+                model.module.on_load(model, pyro_param_store=None)
         load_tensors(model.module, tensors, dir_path)
         model.to_device(device)
         model.module.eval()

@@ -4,6 +4,8 @@ import contextlib
 
 import numpy as np
 import torch
+from anndata import AnnData
+from mudata import MuData
 
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
@@ -33,7 +35,8 @@ class RegularizedFace(Readout, VAEMethods, CellTraining, BaseModel):
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
         """Also refuse categories that the model does not know, by name."""
-        if adata is not None and adata is not self.adata and self.get_anndata_manager(adata) is None:
+        is_new = isinstance(adata, AnnData | MuData) and adata is not self.adata
+        if is_new and self.get_anndata_manager(adata) is None:
             refuse_unknown_categories(adata, self.registry, type(self).__name__)
         return super()._validate_anndata(adata, copy_if_view)
 
