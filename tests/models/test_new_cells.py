@@ -82,3 +82,13 @@ def test_the_registry_of_cells_by_name(trained, cells):
     np.testing.assert_array_equal(found.toarray(), cells.X.toarray())
     with pytest.raises(KeyError, match=r"'y' is not in the registry; found \['X'"):
         trained["hpvade"].get_from_registry(cells, "y")
+
+
+@pytest.mark.parametrize("name", ["hpvade", "ambient", "cycleae", "ivae"])
+def test_a_view_stays_a_view(name, trained, cells):
+    view = cells[5:30]
+    expected = trained[name].get_latent_representation(cells[5:30].copy())
+    np.testing.assert_allclose(trained[name].get_latent_representation(view), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"is a view of another object; run `adata = adata.copy\(\)` first"):
+        trained[name].transfer_fields(view)
+    assert view.is_view

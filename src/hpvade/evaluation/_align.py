@@ -129,7 +129,8 @@ def _named(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     frame = frame.set_axis(frame.index.astype(str), axis=0).set_axis(frame.columns.astype(str), axis=1)
     for names, kind in ((frame.index, "sample"), (frame.columns, "column")):
         if names.has_duplicates:
-            raise ValueError(f"The {what} has duplicated {kind} names: {listed(names[names.duplicated()].unique())}.")
+            twice = listed(names[names.duplicated()].unique())
+            raise ValueError(f"The {what} has duplicated {kind} names: {twice}. Give each {kind} a name of its own.")
     return frame
 
 

@@ -182,6 +182,8 @@ class BaseModel(BaseModelClass):
             )
         elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
+        if isinstance(adata, AnnData) and adata.is_view and copy_if_view:
+            adata = adata.copy()  # scvi-tools would turn the user's view into one
         return super()._validate_anndata(adata, copy_if_view)
 
     def get_from_registry(self, adata: AnnData | MuData, registry_key: str) -> np.ndarray:

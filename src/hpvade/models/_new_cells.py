@@ -23,7 +23,7 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
     KeyError
         The layer is absent.
     ValueError
-        There are no cells; the matrix is absent; a value is negative, NaN or infinite, or a cell's sum too large.
+        A view; there are no cells; the matrix is absent; a value is negative, NaN or infinite, or a cell's sum too large.
     """
     for field in fields:
         inner = getattr(field, "adata_field", field)
@@ -31,13 +31,14 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
             continue
         part = data if inner is field else field.get_modality(data)
         name = "adata" if inner is field else f"mdata[{field.mod_key!r}]"
+        if part.is_view:
+            raise ValueError(f"{name} is a view of another object; run `adata = adata.copy()` first.")
         if not part.n_obs:
             raise ValueError(f"{name} has no cells; expected one or more. See what was filtered before.")
         X, name = pick_matrix(part, inner.attr_key, name)
         for rows, block in iter_rows(X):
             refuse_bad_values(block, rows, name, part.obs_names, part.var_names)
-        if not part.is_view:
-            use_sparse_matrix(part, inner.attr_key)
+        use_sparse_matrix(part, inner.attr_key)
 
 
 @contextlib.contextmanager
