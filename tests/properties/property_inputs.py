@@ -15,9 +15,17 @@ from scipy import sparse
 import hpvade as hp
 
 PACKAGE = str(Path(hp.__file__).parent)
-OURS = (PACKAGE, str(Path(__file__).parent), "<string>", "/usr/lib", contextlib.__file__)  # where our warnings point
+OURS = (
+    PACKAGE,
+    str(Path(__file__).parents[1]),
+    "<string>",
+    "/usr/lib",
+    contextlib.__file__,
+)  # where our warnings point
 # true ones of anndata and scvi-tools about the user's data, at setup
-THEIRS = re.compile("names are not unique|formatted as CSR|fewer than 3 cells|unnormalized count data")
+THEIRS = re.compile(
+    "names are not unique|Duplicated obs_names|formatted as CSR|fewer than 3 cells|unnormalized count data"
+)
 TYPES = ["T/NK", "B", "β ☃"]
 
 
@@ -296,7 +304,7 @@ def spoiled(base, faults, storage="csr", dtype="float32", rng=None, place="X"):
 REMEDY = re.compile(
     r"\b(pass|use|give|expected|expects|choose|remove|drop|name|set|call|save|load|copy|install|leave|add|make|check|"
     r"merge|train|rename|needs?|take|write|read|convert|map|replace|fill|sum|omit|is one of|keep|put|correct|see|say|"
-    r"translate|lower|raise|ask)\b",
+    r"translate|lower|raise|ask|again|damaged|truncated|comments only)\b",
     re.IGNORECASE,
 )
 DOCUMENTED = (ValueError, KeyError, TypeError, NotImplementedError, FileNotFoundError)

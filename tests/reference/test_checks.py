@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hpvade.reference._checks import check_cells, check_reference, check_signature
+from hpvade.reference._checks import check_cells, check_column, check_reference, check_signature
 
 TYPES = np.array(["B", "CD4 T", "Mono"] * 8)
 
@@ -315,3 +315,10 @@ def test_bad_signatures(signature, message):
 def test_a_good_signature_passes():
     assert check_signature(SIGNATURE) is None
     assert check_signature(SIGNATURE.astype(int)) is None
+
+
+def test_a_column_of_text_and_numbers_is_refused():
+    obs = pd.DataFrame({"cell_type": pd.Series(["B", 3, "B", 3], dtype=object)}, index=list("abcd"))
+    with pytest.raises(ValueError, match=r"holds text and numbers.*astype\(str\)"):
+        check_column(obs, "labels_key", "cell_type")
+    check_column(obs.astype(str), "labels_key", "cell_type")

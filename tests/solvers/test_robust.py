@@ -247,3 +247,13 @@ def test_zero_samples_and_absent_types_stay_finite():
 def test_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"bulk has shape \(3, 10\) and signature \(11, 2\)"):
         robust(torch.ones(3, 10), torch.ones(11, 2))
+
+
+def test_samples_of_one_gene_have_fractions_and_no_nan():
+    """No gene has a residual or a weight to learn a factor from."""
+    signature = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).double()
+    bulk = torch.zeros(4, 4).double()
+    bulk[:, 0] = 1
+    fit = robust(bulk, signature / signature.sum(dim=0))
+    assert torch.isfinite(fit.gene_factor).all() and torch.isfinite(fit.gene_weight).all()
+    torch.testing.assert_close(fit.rna_proportions.sum(dim=1), torch.ones(4))

@@ -41,7 +41,7 @@ def file_kind(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(2048)
     if not start:
-        raise ValueError(f"{path} is empty (0 bytes).")
+        raise ValueError(f"{path} is empty (0 bytes). Copy or write it again.")
     if start[:4] == b"\x89HDF":
         return _hdf5_kind(path)
     if start[:4] == b"PK\x03\x04":

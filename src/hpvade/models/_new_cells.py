@@ -23,7 +23,7 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
     KeyError
         The layer is absent.
     ValueError
-        A view; there are no cells; the matrix is absent; a value is negative, NaN or infinite, or a cell's sum too large.
+        A view; no cells; no matrix; a value that is negative, NaN or infinite; a cell whose sum is too large.
     """
     for field in fields:
         inner = getattr(field, "adata_field", field)

@@ -143,6 +143,12 @@ def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
     if key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
         raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
+    kinds = obs[key].dropna().map(lambda value: isinstance(value, str)).unique() if obs[key].dtype == object else [True]
+    if len(kinds) > 1:
+        raise ValueError(
+            f"adata.obs[{key!r}] holds text and numbers, which have no common order; expected one kind. Convert with "
+            f"`adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+        )
     texts = _MISSING_TEXT | {"none"} if argument == "labels_key" else _MISSING_TEXT
     blank = [value for value in obs[key].dropna().unique() if str(value).strip().casefold() in texts]
     missing = (obs[key].isna() | obs[key].isin(blank)).to_numpy()

@@ -210,9 +210,9 @@ def shrunk_factor(residual: Tensor, weight: Tensor, n_distinct: Tensor, penalty:
     of_gene = weight.mean(dim=0).clamp(min=1e-30)
     mean = (weight * residual).mean(dim=0) / of_gene
     mean = mean - mean.mean()
-    within = (weight * centred_rows(residual - mean).square()).sum() / weight.sum()
+    within = (weight * centred_rows(residual - mean).square()).sum() / weight.sum().clamp(min=1e-30)
     within = within * n_distinct / (n_distinct - 1).clamp(min=0.5)
-    between = (of_gene * mean.clamp(-2, 2).square()).sum() / of_gene.sum() - within / n_distinct
+    between = (of_gene * mean.clamp(-2, 2).square()).sum() / of_gene.sum().clamp(min=1e-30) - within / n_distinct
     return mean * n_distinct / (n_distinct + penalty * within / between.clamp(min=1e-6))
 
 

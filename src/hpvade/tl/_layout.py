@@ -40,7 +40,7 @@ def layout(representation, method: Literal["pca", "tsne", "umap"] = "pca", *, se
     if x.ndim != 2 or len(x) < 4 or x.shape[1] < 2:
         raise ValueError(f"the representation has shape {x.shape}; expected at least 4 cells x 2 dimensions.")
     if not np.isfinite(x).all():
-        raise ValueError("the representation holds values that are not finite.")
+        raise ValueError("the representation holds values that are not finite. Expected numbers: leave out such cells.")
     if method == "tsne":
         from sklearn.manifold import TSNE
 

@@ -245,7 +245,7 @@ def stratified_summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataF
     """
     by = [by] if isinstance(by, str) else list(by)
     if missing := [name for name in by if name not in table.columns]:
-        raise KeyError(f"by={missing} are not columns of the table.")
+        raise KeyError(f"by={missing} are not columns of the table; found {list(table.columns)[:20]}.")
     metrics = [c for c in table.columns if str(c).startswith("corr_") and c not in by]
     grouped = table.groupby(by, observed=True)[metrics]
     quantiles = {"median": 0.5, "p10": 0.1, "p25": 0.25, "p75": 0.75, "p90": 0.9}

@@ -81,18 +81,27 @@ def read_metadata(path: str | Path, *, allow_pickle: bool = False) -> pd.DataFra
             "allow_pickle=True (`--allow-pickle`); else save the table as .csv, .tsv or .parquet: "
             "`frame.to_csv(path)`."
         )
-    if path.suffix == ".h5ad":
-        adata = ad.read_h5ad(path, backed="r")
-        try:
-            return adata.obs
-        finally:
-            adata.file.close()
-    if path.suffix not in readers:
+    if path.suffix not in [*readers, ".h5ad"]:
         raise ValueError(f"{path} is of an unknown kind; expected metadata in {', '.join([*readers, '.h5ad'])}.")
-    frame = readers[path.suffix](path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; expected metadata of cells.")
+    try:
+        frame = _obs(path) if path.suffix == ".h5ad" else readers[path.suffix](path)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is empty, damaged or no {path.suffix[1:]} file ({error}). Copy or write it again."
+        ) from error
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"{path} holds a {type(frame).__name__}; expected a table of cells x fields.")
     return frame
+
+
+def _obs(path: Path) -> pd.DataFrame:
+    adata = ad.read_h5ad(path, backed="r")
+    try:
+        return adata.obs
+    finally:
+        adata.file.close()
 
 
 def build_context_specs(
