@@ -92,3 +92,17 @@ def test_a_view_stays_a_view(name, trained, cells):
     with pytest.raises(ValueError, match=r"is a view of another object; run `adata = adata.copy\(\)` first"):
         trained[name].transfer_fields(view)
     assert view.is_view
+
+
+def test_half_precision_is_augmented_as_single(trained, cells):
+    half = cells.copy()
+    half.X = half.X.toarray().astype(np.float16)
+    single = half.copy()
+    single.X = single.X.astype(np.float32)
+    found, expected = (trained["cvae"].augment_reference(a, min_cells=30, seed=0) for a in (half, single))
+    np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
+
+
+def test_a_context_that_is_no_dict(trained):
+    with pytest.raises(TypeError, match="context is a NoneType; expected a dict"):
+        trained["cycleae"].get_counterfactual_expression(context=None)

@@ -149,7 +149,9 @@ def augment(model, adata: AnnData | None, *, min_cells: int, pairs: bool, seed: 
         merged[name] = (
             pd.Categorical(merged[name]) if isinstance(dtype, pd.CategoricalDtype) else merged[name].astype(dtype)
         )
-    X = sparse.vstack([sparse.csr_matrix(cells.X[:] if adata.isbacked else cells.X), counts], format="csr")
+    own = cells.X[:] if adata.isbacked else cells.X
+    own = own.astype(np.float32) if own.dtype == np.float16 else own  # SciPy has no half precision
+    X = sparse.vstack([sparse.csr_matrix(own), counts], format="csr")
     return ad.AnnData(X.astype(np.float32), obs=merged, var=adata.var.copy())
 
 

@@ -43,6 +43,10 @@ def cells(model, adata, indices) -> tuple:
 
 def target_codes(model, context: Mapping, n: int) -> dict[int, np.ndarray]:
     """Codes (n,) of the target by number of field; ValueError naming field, value and known values."""
+    if not isinstance(context, Mapping):
+        raise TypeError(
+            f"context is a {type(context).__name__}; expected a dict such as {{'{model.fields[0]}': value}}."
+        )
     targets = {}
     for field, value in context.items():
         if str(field) not in model.fields:
