@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import hpvade as hp
 from hpvade.io._text_tables import is_number, looks_numeric, parse_cells, to_numbers
 
 
@@ -79,3 +80,10 @@ def test_a_space_before_a_decimal_comma_and_a_name_of_two_words():
     assert values.tolist() == [[3750], [0.5]]
     cells = parse_cells("sample,a\npatient 1,15\npatient 2,20\n", "t")
     assert cells.rows[0].tolist() == ["patient 1", "patient 2"] and cells.rows[1].tolist() == [15, 20]
+
+
+def test_a_quotation_mark_that_is_not_closed(tmp_path):
+    path = tmp_path / "bulk.csv"
+    path.write_text('gene,s1,s2\nCD3E,1,2\nACTB,"3,4\nMS4A1,5,6\n')
+    with pytest.raises(ValueError, match=r"bulk\.csv"):
+        hp.io.read_bulk(path)

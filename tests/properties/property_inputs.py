@@ -304,7 +304,7 @@ def spoiled(base, faults, storage="csr", dtype="float32", rng=None, place="X"):
 REMEDY = re.compile(
     r"\b(pass|use|give|expected|expects|choose|remove|drop|name|set|call|save|load|copy|install|leave|add|make|check|"
     r"merge|train|rename|needs?|take|write|read|convert|map|replace|fill|sum|omit|is one of|keep|put|correct|see|say|"
-    r"translate|lower|raise|ask|again|damaged|truncated|comments only)\b",
+    r"translate|lower|raise|ask|again|damaged|truncated|comments only|download)\b",
     re.IGNORECASE,
 )
 DOCUMENTED = (ValueError, KeyError, TypeError, NotImplementedError, FileNotFoundError)
@@ -316,7 +316,7 @@ def refuse(error: BaseException, what: str = "") -> None:
     assert type(error) in DOCUMENTED, f"{what}: {type(error).__name__}: {error}"
     assert where[-1].startswith(PACKAGE), f"{what}: raised in {where[-1]}: {type(error).__name__}: {error}"
     text = str(error)
-    choices = re.search(r"found [\['\"]|it has|there are|the model has|known values", text)
+    choices = re.search(r"found [\['\"]|it has|there are|the model has|known values|Types:", text)
     assert len(text) > 20 and (choices or REMEDY.search(text)), f"{what}: no remedy: {text}"
 
 

@@ -144,3 +144,10 @@ def test_labels_that_are_all_wrong_are_not_called_right(halves):
     for key, expected in (("moved", True), ("truth", False)):
         hp.tl.check_labels(adata, key, anchor=anchor)
         assert any("anchor agrees" in text and words in text for text in adata.uns["label_check"]["limits"]) == expected
+
+
+def test_cells_that_are_all_the_same_are_refused():
+    adata = ad.AnnData(np.full((40, 30), 2.0, dtype=np.float32), obs=pd.DataFrame({"cell_type": ["A", "B"] * 20}))
+    adata.obs_names = [f"c{i}" for i in range(40)]
+    with pytest.raises(ValueError, match="0 genes vary between the cells"):
+        hp.tl.check_labels(adata, "cell_type", markers=None)

@@ -99,9 +99,12 @@ def parse_cells(text: str, name: str, notes: list[str] | None = None) -> Cells:
         raise ValueError(f"{name} has one line only; expected a header and one line per gene or sample.")
     _refuse_ragged(body, delimiter, split, width, name)
     notes.append(f"fields separated by {_DELIMITERS[delimiter]}")
-    rows = _parse(body, delimiter, width, {0: str})
-    if any(rows[column].dtype == object and looks_numeric(rows[column]) for column in rows.columns[1:]):
-        rows = _parse(body, delimiter, width, str)  # one notation for all columns
+    try:
+        rows = _parse(body, delimiter, width, {0: str})
+        if any(rows[column].dtype == object and looks_numeric(rows[column]) for column in rows.columns[1:]):
+            rows = _parse(body, delimiter, width, str)  # one notation for all columns
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{name}: {error}. A quotation mark is not closed, or the file is truncated.") from error
     return Cells(first, rows, is_header, notes)
 
 
