@@ -10,7 +10,7 @@ from ._transfer import log_blocks, moments
 
 MAX_CELLS = 20_000  # cells that anything is learned from; the others are only placed
 _GENES, _COMPONENTS, _NEIGHBOURS = 2000, 50, 15
-_ROUNDING = 1e-6  # of the log counts of a gene that is the same in all cells
+_ROUNDING = 1e-3  # of its mean: a gene that is the same in all cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def embed(X, sample: np.ndarray) -> tuple[CellSpace, np.ndarray]:
 
     every, none = np.arange(X.shape[1]), np.zeros(int(sample.sum()), dtype=int)
     mean, sd = (x[0] for x in moments(X, every, sample, none))
-    n_varying = int((sd > _ROUNDING).sum())
+    n_varying = int((sd > _ROUNDING * mean).sum())
     if n_varying < 2:
         raise ValueError(
             f"{n_varying} genes vary between the cells, so that nothing tells them apart; expected raw counts of many "
