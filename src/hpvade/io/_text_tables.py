@@ -74,7 +74,7 @@ def parse_cells(text: str, name: str, notes: list[str] | None = None) -> Cells:
     lines = re.split(r"\r\n|\n|\r", text)
     numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip(' \t,;|"')]
     if not numbered:
-        raise ValueError(f"{name} is empty.")
+        raise ValueError(f"{name} is empty: it has no line of a table. Copy or write it again.")
     comments = [line for _, line in numbered if line.startswith("#")]
     body = [(i, line) for i, line in numbered if not line.startswith("#")]
     if not body:

@@ -52,4 +52,5 @@ def layout(representation, method: Literal["pca", "tsne", "umap"] = "pca", *, se
         return UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed, n_jobs=1).fit_transform(x)
     from sklearn.decomposition import PCA
 
-    return PCA(2, svd_solver="full").fit_transform(x)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # shares of no variance, which nobody asked for
+        return PCA(2, svd_solver="full").fit_transform(x)
