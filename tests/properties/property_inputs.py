@@ -304,7 +304,7 @@ def spoiled(base, faults, storage="csr", dtype="float32", rng=None, place="X"):
 REMEDY = re.compile(
     r"\b(pass|use|give|expected|expects|choose|remove|drop|name|set|call|save|load|copy|install|leave|add|make|check|"
     r"merge|train|rename|needs?|take|write|read|convert|map|replace|fill|sum|omit|is one of|keep|put|correct|see|say|"
-    r"translate|lower|raise|ask|again|damaged|truncated|comments only|download)\b",
+    r"translate|lower|raise|ask|again|damaged|truncated|comments only|download|fetch)\b",
     re.IGNORECASE,
 )
 DOCUMENTED = (ValueError, KeyError, TypeError, NotImplementedError, FileNotFoundError)

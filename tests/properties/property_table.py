@@ -248,6 +248,15 @@ BULK = {
         ("hpvade",),
         nan=True,
     ),
+    "tl.proportions_frame": Call(
+        with_truth(lambda adata, key, signature, **o: hp.tl.proportions_frame(adata, **o)), {"long": st.booleans()}
+    ),
+    "tl.proportions_adata": Call(with_truth(lambda adata, key, signature, **o: hp.tl.proportions_adata(adata, **o))),
+    "tl.compare_groups": Call(
+        with_truth(lambda adata, key, signature, **o: hp.tl.compare_groups(adata, **{"groupby": "lane"} | o)),
+        {"groupby": some("lane", "lane", "absent")},
+        nan=True,
+    ),
     "pp.map_genes": Call(
         map_genes,
         {

@@ -319,6 +319,7 @@ def test_a_good_signature_passes():
 
 def test_a_column_of_text_and_numbers_is_refused():
     obs = pd.DataFrame({"cell_type": np.array(["B", 3, "B", 3], dtype=object)}, index=list("abcd"))
-    with pytest.raises(ValueError, match=r"holds text and numbers.*astype\(str\)"):
-        check_column(obs, "labels_key", "cell_type")
+    for found in (obs, obs.astype("category")):
+        with pytest.raises(ValueError, match=r"holds text and numbers.*astype\(str\)"):
+            check_column(found, "labels_key", "cell_type")
     check_column(obs.astype(str), "labels_key", "cell_type")

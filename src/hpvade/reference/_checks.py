@@ -143,7 +143,8 @@ def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
     if key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
         raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
-    kinds = obs[key].dropna().map(lambda value: isinstance(value, str)).unique() if obs[key].dtype == object else [True]
+    names = obs[key].cat.categories if isinstance(obs[key].dtype, pd.CategoricalDtype) else obs[key].dropna()
+    kinds = {isinstance(value, str) for value in names} if names.dtype == object else ()
     if len(kinds) > 1:
         raise ValueError(
             f"adata.obs[{key!r}] holds text and numbers, which have no common order; expected one kind. Convert with "
