@@ -188,7 +188,7 @@ def _genes_as_rows(table, heads, plain, text, name, notes) -> Layout:
         notes.append(f"no samples: {', '.join(dropped[:8])}")
     samples = [i for i in range(len(heads)) if i not in text]
     if not samples:
-        raise ValueError(f"{name} has no column of numbers; its columns are {heads[:6]}.")
+        raise ValueError(f"{name} has no column of numbers, expected one per sample; its columns are {heads[:6]}.")
     names = _sample_names([heads[i] for i in samples], name, notes)
     keep = ~(index.str.fullmatch(_SUMMARY_ROWS) | index.str.lower().isin(["", "na", "nan"]))
     if not keep.all():
@@ -223,7 +223,7 @@ def _genes_as_columns(table, heads, plain, text, name, notes) -> Layout:
     genes = [i for i in range(len(heads)) if i not in text]
     index = pd.Index([heads[i] for i in genes])
     if not genes:
-        raise ValueError(f"{name} has no column of numbers; its columns are {heads[:6]}.")
+        raise ValueError(f"{name} has no column of numbers, expected one per sample; its columns are {heads[:6]}.")
     values, found = to_numbers(table.iloc[:, genes], names, index, name)
     return _checked(Layout(values, obs, pd.DataFrame(index=index), [*notes, *found]), name)
 
