@@ -17,6 +17,7 @@ from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
 from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
 from ._consensus import StudyFit, average, disagreement_table
+from ._variable_types import check_variable, variable_columns, variation_table
 
 UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
@@ -47,6 +48,7 @@ class Provenance:
     calibrated: bool
     cell_sizes: pd.DataFrame
     studies: pd.DataFrame | None = None
+    variation: pd.DataFrame | None = None
 
 
 @dataclass
@@ -117,6 +119,7 @@ def estimates(
     network: bool = False,
     covariance: bool = False,
     gene_factor: str = "cohort",
+    variable_types: Sequence[str] | None = None,
     **reading,
 ) -> list[tuple[Batch, Estimate]]:
     """Read the bulk and estimate the composition of each batch; nothing is written.
@@ -132,6 +135,8 @@ def estimates(
         raise ValueError(f"gene_factor={gene_factor!r} is unknown; expected 'cohort' or 'stored'.")
     if gene_factor == "stored" and not model.module.stored_platform.any():
         raise ValueError("gene_factor='stored', and none is stored. Call model.fit_platform(cohort) first.")
+    variable = variable_columns(variable_types, model.cell_types)
+    check_variable(variable, refined=refine and model.preset != "spec")
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
     module, genes = model.module, pd.Index(np.asarray(model.get_var_names()))
@@ -142,6 +147,8 @@ def estimates(
     batches = read_measured(bulk, genes, model.cell_types, share, informative, **reading)
     prior = read_prior(prior, model.cell_types, bulk.obs_names)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
+    if variable:
+        solver_kwargs["variable"] = variable
     options = {"refine": refine, "batch_size": batch_size, "network": network} | solver_kwargs
     options["stored"] = gene_factor == "stored"
     device, found = module.gene_index.device, []
@@ -259,6 +266,7 @@ def deconvolve(
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
         _check_unknown(model, bulk, refine)
+        check_variable(variable_columns(options.get("variable_types"), model.cell_types), unknown=True)
     cohorts = estimator(model, bulk, refine=refine, split=not unknown, **options)
     extra = None
     if unknown:  # the table of the known types is theirs among themselves until the share is taken off
@@ -324,8 +332,10 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     if cohorts[0][1].studies:
         parts = [disagreement_table(found.studies) for _, found in cohorts]
         studies = sum(share * part for share, part in zip(weight, parts, strict=True))
+    fits = [found.fit for _, found in cohorts]
     return Provenance(
         studies=studies,
+        variation=variation_table(fits, weight, model.cell_types),
         hpvade_version=version("hpvade"),
         model=type(model).__name__,
         preset=model.preset,

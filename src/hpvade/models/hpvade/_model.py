@@ -3,7 +3,7 @@
 Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Literal
 
@@ -47,6 +47,7 @@ from ._scvi_module import HPVADEModule, LiteralModule
 from ._splitter import TwoStreamSplitter
 from ._study_methods import StudyMethods
 from ._training_data import TrainingData
+from ._variable_profiles import VariableMethods
 
 # A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
 # if that is shorter, but at least ten steps, so that validation, early stopping and warm-up have epochs to work with.
@@ -64,6 +65,7 @@ class HPVADE(
     DetectionMethods,
     PlatformMethods,
     StudyMethods,
+    VariableMethods,
     UnsupervisedTrainingMixin,
     BaseModel,
 ):
@@ -385,6 +387,7 @@ class HPVADE(
         batch_key: str | None = None,
         on_bad_sample: OnBadSample = "raise",
         gene_factor: Literal["cohort", "stored"] = "cohort",
+        variable_types: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -442,6 +445,11 @@ class HPVADE(
         gene_factor
             ``"cohort"``: what these samples share; ``"stored"``: what :meth:`fit_platform` learned from another cohort
             of the platform, for one sample or a few.
+        variable_types
+            Types whose cells differ from sample to sample more than the reference can show, such as malignant cells:
+            each sample has a profile of its own for them, so that the other types do not pay for the difference. How
+            much they differ is found in the cohort and kept in ``uns[key_added]["variation"]``; nothing changes where
+            they do not. See :func:`hpvade.solvers.robust_variable`, and :meth:`get_variable_profiles` for the profiles.
 
         Returns
         -------
@@ -454,9 +462,12 @@ class HPVADE(
         ------
         RuntimeError
             The model is not trained.
+        TypeError
+            `variable_types` is a text.
         ValueError, KeyError
-            The bulk is logged, transposed, empty, tells too few types apart, or has bad samples; an option is unknown.
-            `bulk_adata` is then unchanged.
+            `variable_types` names all types or one that is not there, or is given with ``unknown=True`` or without the
+            regression. The bulk is logged, transposed, empty, tells too few types apart, or has bad samples; an option
+            is unknown. `bulk_adata` is then unchanged.
 
         Warns
         -----
@@ -483,6 +494,7 @@ class HPVADE(
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
             gene_factor=gene_factor,
+            variable_types=variable_types,
         )
 
     def evaluate(

@@ -3,6 +3,9 @@
 `forward` is the cell stream, `bulk_losses` the stream of simulated bulk; `predict` gives fractions for bulk.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from scvi.distributions import NegativeBinomial
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -13,7 +16,7 @@ from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
 from ...nn._blocks import dead_unit_share, hidden_layers
 from ...nn._likelihood import nb_log_likelihood
 from ...nn._normalize import Standardizer, log1p_cp10k
-from ...solvers import RobustFit, marker_genes, robust
+from ...solvers import RobustFit, marker_genes, robust, robust_variable
 from ._module import HP_VADE
 
 # Adam moves a parameter by its learning rate whatever its gradient; a signature that follows at a tenth of the pace of
@@ -289,13 +292,14 @@ class HPVADEModule(DeconvolutionModule):
         *,
         signature: Tensor | None = None,
         platform: Tensor | None = None,
+        variable: Sequence[int] = (),
         **options,
     ) -> tuple[Tensor, RobustFit]:
         """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
         `bulk` (samples x all genes) as shares of the sample's total; `signature` (all genes x types) in place of the
-        model's; `platform` (2 x all genes), log factor and weight of the genes in place of the cohort's. Returns the
-        index of these genes and the fit.
+        model's; `platform` (2 x all genes), log factor and weight of the genes in place of the cohort's; `variable`:
+        types whose profiles differ from sample to sample (index). Returns the index of these genes and the fit.
         """
         signature = self.signature() if signature is None else signature
         signature = signature / signature.sum(dim=0)
@@ -303,7 +307,8 @@ class HPVADEModule(DeconvolutionModule):
         if platform is not None:
             known = torch.where(platform[1, genes] > 0, platform[:, genes], torch.nan)
             options |= {"gene_factor": known[0], "gene_weight": known[1]}
-        return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
+        solver = partial(robust_variable, variable=variable) if variable else robust
+        return genes, solver(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
 
     def _markers(self, signature: Tensor, allowed: Tensor) -> Tensor:
         """Markers of the signature; the last answer is kept for the next call with the same."""

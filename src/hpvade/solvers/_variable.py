@@ -1,0 +1,442 @@
+"""Robust regression where the profiles of some types differ from sample to sample, as those of malignant cells do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._linear import check_shapes, coordinate_descent
+from ._robust import HUBER, MAD, RobustFit, count_distinct, moderated_weight, robust, row_medians, shrunk_factor
+
+_ROUNDS, _SETTLED = 50, 2e-4  # of variation, factor and samples in turn, until no fraction moves by more
+_START, _MOST = 0.3, 2.0  # standard deviation of log expression to start from, and the largest that is believed
+_NODES, _SHARES = np.polynomial.hermite_e.hermegauss(9)
+_SHARES = _SHARES / _SHARES.sum()
+_CLIPPED = 0.995  # mean of a squared normal variable that is clipped at nine
+
+
+@dataclass(frozen=True)
+class VariableFit(RobustFit):
+    """Result of `robust_variable`.
+
+    Attributes
+    ----------
+    variation
+        (types,): standard deviation over samples of the log expression of a type's genes; 0 for types that do not vary.
+    variable
+        Columns of the types that may vary, ascending.
+    """
+
+    variation: Tensor | None = None
+    variable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class VariableProfiles:
+    """Result of `variable_profiles`.
+
+    Attributes
+    ----------
+    ratio
+        (samples x genes): expression of the type over the reference's, posterior mean.
+    log_ratio
+        (samples x genes): posterior mean of its log.
+    resolved
+        (samples x genes): share of the prior variance of the log that the sample explains, 0 to 1.
+    """
+
+    ratio: Tensor
+    log_ratio: Tensor
+    resolved: Tensor
+
+
+def robust_variable(
+    bulk: Tensor,
+    signature: Tensor,
+    variable: Sequence[int],
+    *,
+    variation: Tensor | None = None,
+    depth: Tensor | None = None,
+    anchor: Tensor | None = None,
+    anchor_weight: float = 0.0,
+    gene_factor: bool | Tensor = True,
+    factor_penalty: float = 1.0,
+    gene_weight: bool | Tensor = True,
+    weight_samples: float = 20.0,
+    offset: float = 5e-5,
+    dispersion: float = 0.3,
+    n_iterations: int = 12,
+    factor_samples: int = 256,
+    block: int = 256,
+    covariance: bool = False,
+) -> VariableFit:
+    r"""Fractions of RNA as :func:`robust` has them, where some types have a profile of their own in every sample.
+
+    The genes of a variable type v are at :math:`s_{gv} e^{\delta_{ng}}` in sample n, with :math:`\delta_{ng} \sim
+    N(0, \tau_v^2)` independent over genes and samples. Where the type has the share :math:`w_{ng}` of a gene's mean,
+    the log residual then has the mean and variance of :math:`\log(1 - w + w e^{\tau z})` over standard normal z beside
+    those of the regression (by Gauss-Hermite quadrature). The regression subtracts the one and divides the weights by
+    the other, :math:`\sigma_n^2 + v_{ng} \mathrm{Var}`: the other types are read from genes where they dominate, and a
+    gene that the variable type dominates counts little, for any of them.
+
+    The variation comes from the cohort (one sample is enough): Fisher scoring of :math:`\sigma_n^2` and
+    :math:`\tau_v^2` on clipped squared residuals, which tells the two apart by how squares rise with w. Where nothing
+    varies :math:`\tau = 0` and the fit is that of :func:`robust`. Regression of logs sees the median gene,
+    the type's RNA is the mean over genes, so that its amount is multiplied by :math:`e^{\tau^2/2}`.
+
+    Parameters
+    ----------
+    bulk, signature
+        As for :func:`robust`.
+    variable
+        Columns of the signature that vary; not all of them.
+    variation
+        (types,): what an earlier fit found; estimated when None.
+    depth, anchor, anchor_weight, gene_factor, factor_penalty, gene_weight, weight_samples, offset, dispersion
+        As for :func:`robust`.
+    n_iterations, factor_samples, block, covariance
+        As for :func:`robust`. `factor_samples` also bounds the samples that the variation comes from.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not match; no type, all types, or a column that is not there is to vary.
+
+    References
+    ----------
+    Estimating equations with a working variance: Liang and Zeger, Biometrika 73 (1986). Patients differ by as much as
+    types in malignant cells: Tirosh et al., Science 352 (2016).
+
+    Examples
+    --------
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> signature = torch.rand(400, 3, generator=g) ** 6
+    >>> signature = signature / signature.sum(0)
+    >>> own = signature[:, 2] * (0.6 * torch.randn(20, 400, generator=g)).exp()  # the third type differs by sample
+    >>> parts = torch.tensor([0.2, 0.3, 0.5])
+    >>> bulk = parts[:2] @ signature[:, :2].T + parts[2] * own / own.sum(1, keepdim=True)
+    >>> fit = robust_variable(bulk, signature, [2])
+    >>> bool((fit.rna_proportions - parts).abs().mean() < 0.02), round(float(fit.variation[2]), 1)
+    (True, 0.6)
+    """
+    check_shapes(bulk, signature)
+    n, n_types = len(bulk), signature.shape[1]
+    columns = sorted({int(k) for k in variable})
+    if not columns or len(columns) == n_types or columns[0] < 0 or columns[-1] >= n_types:
+        raise ValueError(f"variable={list(variable)}; expected some of the columns 0 to {n_types - 1}, but not all.")
+    bulk, signature = bulk.float(), signature.float()
+    depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
+    shared = {"depth": depth, "anchor": anchor, "anchor_weight": anchor_weight, "offset": offset, "block": block}
+    shared |= {"dispersion": dispersion, "n_iterations": n_iterations}
+    cohort = {"factor_penalty": factor_penalty, "weight_samples": weight_samples, "factor_samples": factor_samples}
+    start = robust(bulk, signature, gene_factor=gene_factor, gene_weight=gene_weight, **cohort, **shared)
+    problem = _Problem(signature, columns, start, variation, offset, dispersion, anchor_weight)
+    penalty = factor_penalty if gene_factor is True and n > 1 else None
+    d = weight_samples if gene_weight is True and n > 1 else None
+    if variation is None or penalty is not None or d is not None:
+        few = torch.linspace(0, n - 1, min(n, factor_samples), device=bulk.device).round().long()
+        amounts, steps = problem.amounts(start, bulk)[few], max(n_iterations // 3, 1)
+        problem.fit_cohort(bulk[few], depth[few], amounts, steps, penalty, d, variation is None)
+        # every sample from where it would start if these were given
+        start = robust(bulk, signature, gene_factor=problem.factor, gene_weight=problem.gene_weight, **shared)
+    amounts, parts = problem.amounts(start, bulk), []
+    for rows in torch.arange(n, device=bulk.device).split(block):
+        own = None if anchor is None else anchor[rows].float()
+        parts.append(problem.answer(bulk[rows], depth[rows], amounts[rows], own, n_iterations, covariance))
+    fractions, residual, spread = (torch.cat(x) if x[0] is not None else None for x in zip(*parts, strict=True))
+    found = torch.zeros(n_types, device=bulk.device)
+    found[columns] = problem.variation
+    return VariableFit(fractions, problem.factor, problem.gene_weight, residual, spread, found, tuple(columns))
+
+
+def variable_profiles(
+    bulk: Tensor,
+    signature: Tensor,
+    fit: VariableFit,
+    column: int,
+    *,
+    depth: Tensor | None = None,
+    offset: float = 5e-5,
+    dispersion: float = 0.3,
+    block: int = 64,
+) -> VariableProfiles:
+    r"""Expression of a variable type in every sample, from a fit of :func:`robust_variable` and on any genes.
+
+    The amounts of the fit are held, the genes' factors are estimated from the cohort as in the regression. The
+    posterior of :math:`e^\delta` under the normal prior of the fit is by quadrature, other variable types being noise:
+    a gene of which the type makes little, or that has few reads, keeps the reference's value.
+
+    Parameters
+    ----------
+    bulk
+        (samples x genes), shares of the sample's total.
+    signature
+        (genes x types), columns that sum to one over all genes.
+    fit
+        Of the same samples, on some of the genes.
+    column
+        Column of the signature, one that varies in `fit`.
+    depth, offset, dispersion
+        As for :func:`robust`.
+    block
+        Samples at a time.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not match, or `column` was none of the variable ones of the fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> signature = torch.rand(400, 3, generator=g) ** 6
+    >>> signature = signature / signature.sum(0)
+    >>> log_ratio = 0.6 * torch.randn(20, 400, generator=g)
+    >>> own = signature[:, 2] * log_ratio.exp()
+    >>> bulk = 0.2 * signature[:, 0] + 0.3 * signature[:, 1] + 0.5 * own / own.sum(1, keepdim=True)
+    >>> found = variable_profiles(bulk, signature, robust_variable(bulk, signature, [2]), 2)
+    >>> known = found.resolved > 0.8
+    >>> bool(torch.corrcoef(torch.stack([found.log_ratio[known], log_ratio[known]]))[0, 1] > 0.9)
+    True
+    """
+    check_shapes(bulk, signature)
+    n = len(bulk)
+    if column not in fit.variable:
+        raise ValueError(f"column={column}; expected one that may vary in the fit: {list(fit.variable)}.")
+    bulk, signature = bulk.float(), signature.float()
+    if fit.variation[column] == 0:  # nothing varies
+        return VariableProfiles(torch.ones_like(bulk), torch.zeros_like(bulk), torch.zeros_like(bulk))
+    depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
+    nothing = torch.zeros(len(signature), device=bulk.device)
+    start = RobustFit(fit.rna_proportions, nothing, nothing + 1, fit.residual)
+    problem = _Problem(signature, list(fit.variable), start, fit.variation, offset, dispersion, 0.0)
+    amounts = fit.rna_proportions / torch.exp(fit.variation.square() / 2)
+    amounts = problem.fit_genes(bulk, depth, amounts)
+    parts = [
+        problem.posterior(bulk[rows], depth[rows], amounts[rows], fit.variable.index(column))
+        for rows in torch.arange(n, device=bulk.device).split(block)
+    ]
+    return VariableProfiles(*(torch.cat(x) for x in zip(*parts, strict=True)))
+
+
+def log_moments(share: Tensor, variation: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of log(1 - w + w exp(tau z)) over standard normal z, for shares w of any shape."""
+    first, second = torch.zeros_like(share), torch.zeros_like(share)
+    for z, p in zip(_NODES.tolist(), _SHARES.tolist(), strict=True):
+        value = torch.log1p(share * torch.expm1(z * variation))
+        first += p * value
+        second += p * value.square()
+    return first, (second - first.square()).clamp(min=0)
+
+
+def _excess(residual: Tensor, variance: Tensor) -> Tensor:
+    """Squared residuals beyond their variance, clipped at three standard deviations."""
+    return residual.square().minimum(9 * variance) / _CLIPPED - variance
+
+
+@dataclass
+class _State:
+    """Samples x genes, at some amounts: fit, log residual, shares of the variable types, and variances.
+
+    `base` are the weights of `robust` without Huber's, `extra` the variance by the variable types, `scale` (samples x
+    1) the standard deviation beside it, `weight` what the regression uses, `limit` (samples x 1) Huber's.
+    """
+
+    mean: Tensor
+    residual: Tensor
+    shares: list[Tensor]
+    base: Tensor
+    extra: Tensor
+    scale: Tensor
+    standard: Tensor
+    weight: Tensor
+    limit: Tensor
+
+
+class _Problem:
+    """Signature, factor, gene weights and variation, which samples share."""
+
+    def __init__(
+        self,
+        signature: Tensor,
+        variable: list[int],
+        start: RobustFit,
+        variation: Tensor | None,
+        offset: float,
+        dispersion: float,
+        anchor_weight: float,
+    ):
+        self.signature, self.variable = signature, variable
+        self.factor, self.gene_weight = start.gene_factor, start.gene_weight
+        first = torch.full((len(variable),), _START, device=signature.device)
+        self.variation = first if variation is None else variation[variable].to(first)
+        self.offset, self.dispersion, self.anchor_weight = offset, dispersion, anchor_weight
+        self.unit = signature.sum(dim=0).mean().clamp(min=1e-30)  # keeps squares of small shares inside float32
+
+    @property
+    def scaled(self) -> Tensor:
+        return self.signature * self.factor.exp()[:, None]
+
+    def amounts(self, fit: RobustFit, bulk: Tensor) -> Tensor:
+        """Amounts (samples x types) with which a fit has the total of the bulk."""
+        total = (fit.rna_proportions @ self.scaled.T).sum(dim=1).clamp(min=1e-30)
+        return fit.rna_proportions * (bulk.sum(dim=1) / total)[:, None]
+
+    def fit_cohort(
+        self,
+        bulk: Tensor,
+        depth: Tensor,
+        amounts: Tensor,
+        n_steps: int,
+        penalty: float | None,
+        weight_samples: float | None,
+        free: bool,
+    ) -> None:
+        """Find what the samples share: variation if `free`, factor and gene weights unless None. No anchor."""
+        for _ in range(_ROUNDS):
+            before = amounts / amounts.sum(dim=1, keepdim=True)
+            amounts, state = self.solve(bulk, depth, amounts, None, n_steps)
+            if free:
+                self._update_variation(state)
+            self._update_genes(state, penalty, weight_samples)
+            if (amounts / amounts.sum(dim=1, keepdim=True) - before).abs().max() < _SETTLED:
+                break
+
+    def fit_genes(self, bulk: Tensor, depth: Tensor, amounts: Tensor) -> Tensor:
+        """Factor and weights of all genes, with amounts that only follow the sample's level."""
+        for _ in range(10):
+            state = self._state(bulk, depth, amounts, None)
+            amounts = amounts * row_medians(torch.where(state.mean > 2 * self.offset, state.residual, 0.0)).exp()
+            if len(bulk) > 1:
+                self._update_genes(state, 1.0, 20.0)
+        return amounts
+
+    def answer(
+        self, bulk: Tensor, depth: Tensor, start: Tensor, anchor: Tensor | None, n_steps: int, covariance: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Fractions, robust deviation of the residuals, and covariance of the fractions if asked for."""
+        amounts, state = self.solve(bulk, depth, start, anchor, n_steps)
+        rise = torch.ones_like(amounts[0])  # from the median gene to the mean
+        rise[self.variable] = torch.exp(self.variation.square() / 2)
+        total = (amounts * rise).sum(dim=1, keepdim=True).clamp(min=1e-30)
+        fractions = amounts * rise / total
+        fractions = torch.where(fractions.sum(dim=1, keepdim=True) == 0, 1 / fractions.shape[1], fractions)
+        spread = None
+        if covariance:
+            spread = (
+                self._covariance(amounts, state) * (rise[:, None] * rise).double() / total[:, :, None].double() ** 2
+            )
+        return fractions, MAD * row_medians(state.residual.abs())[:, 0], spread
+
+    def posterior(self, bulk: Tensor, depth: Tensor, amounts: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Ratio, log ratio and share of variance explained, for the i-th variable type."""
+        state, tau = self._state(bulk, depth, amounts, None), self.variation[i]
+        own, observed = state.shares[i], state.residual + log_moments(state.shares[i], tau)[0]
+        noise = state.scale.square() / state.base + state.extra - log_moments(own, tau)[1]
+        log_odds = [
+            float(np.log(p)) - 0.5 * (observed - torch.log1p(own * torch.expm1(z * tau))).square() / noise
+            for z, p in zip(_NODES.tolist(), _SHARES.tolist(), strict=True)
+        ]
+        odds = torch.softmax(torch.stack(log_odds), dim=0)
+        log_ratio, ratio, second = (torch.zeros_like(own) for _ in range(3))
+        for z, p in zip(_NODES.tolist(), odds, strict=True):
+            log_ratio += p * z * tau
+            ratio += p * torch.exp(z * tau)
+            second += p * (z * tau) ** 2
+        return ratio, log_ratio, (1 - (second - log_ratio.square()) / tau.square()).clamp(0, 1)
+
+    def solve(
+        self, bulk: Tensor, depth: Tensor, start: Tensor, anchor: Tensor | None, n_steps: int
+    ) -> tuple[Tensor, _State]:
+        """Amounts of the median gene (samples x types) and the state there."""
+        amounts, state = start, self._state(bulk, depth, start, None)
+        for step in range(n_steps):
+            new = self._step(amounts, state, anchor)
+            amounts = new if step < 4 else (amounts + new) / 2  # see `robust`
+            state = self._state(bulk, depth, amounts, state, settled=step >= 4)
+        return amounts, state
+
+    def _state(
+        self, bulk: Tensor, depth: Tensor, amounts: Tensor, last: _State | None, settled: bool = False
+    ) -> _State:
+        offset = (0.5 / depth[:, None]).clamp(min=self.offset)
+        scaled = self.scaled
+        mean = amounts @ scaled.T + offset
+        shares = [amounts[:, [k]] * scaled[:, k] / mean for k in self.variable]
+        moved, extra = (sum(x) for x in zip(*map(log_moments, shares, self.variation), strict=True))
+        residual = torch.log(bulk + offset) - torch.log(mean) - moved
+        base = self.gene_weight * self.dispersion / (self.dispersion + 1 / (mean * depth[:, None]))
+        scale = MAD * row_medians(residual.abs()) if last is None else last.scale
+        for _ in range(0 if settled else 2):
+            variance = scale.square() / base + extra
+            weight = 1 / (base * variance.square())
+            rise = (weight * _excess(residual, variance)).sum(dim=1) / (weight / base).sum(dim=1)
+            scale = (scale.square() + rise[:, None]).clamp(min=1e-4).sqrt()
+        inflated = 1 + base * extra / scale.square()
+        standard = residual / inflated.sqrt()
+        limit = last.limit if settled else HUBER * MAD * row_medians(standard.abs())
+        weight = (limit / standard.abs().clamp(min=1e-12)).clamp(max=1) * base / inflated
+        return _State(mean, residual, shares, base, extra, scale, standard, weight, limit)
+
+    def _update_variation(self, state: _State) -> None:
+        noise, variation = state.scale.square() / state.base, self.variation.clone()
+        for _ in range(3):
+            for i, share in enumerate(state.shares):
+                variance = noise + sum(log_moments(*x)[1] for x in zip(state.shares, variation, strict=True))
+                slope = log_moments(share, variation[i].clamp(min=0.05))[1] / variation[i].clamp(min=0.05).square()
+                weight = slope / variance.square()
+                rise = (weight * _excess(state.residual, variance)).sum() / (weight * slope).sum().clamp(min=1e-30)
+                variation[i] = (variation[i].square() + rise).clamp(min=0).sqrt().clamp(max=_MOST)
+        self.variation = variation
+
+    def _update_genes(self, state: _State, penalty: float | None, weight_samples: float | None) -> None:
+        n_distinct, residual = count_distinct(state.residual), state.residual
+        if penalty is not None:
+            factor = shrunk_factor(residual + self.factor, state.weight, n_distinct, penalty)
+            residual, self.factor = residual + self.factor - factor, factor
+        if weight_samples is not None:  # what the variable types do is in `inflated` already
+            standard = residual / (1 + state.extra / state.scale.square()).sqrt()
+            self.gene_weight = moderated_weight(standard, weight_samples, n_distinct)
+
+    def _step(self, amounts: Tensor, state: _State, anchor: Tensor | None) -> Tensor:
+        """One Gauss-Newton step, as that of `robust`."""
+        n_types, scaled = amounts.shape[1], self.scaled / self.unit
+        mean = state.mean / self.unit
+        relative = state.weight / mean.square()
+        # the offset is part of the mean, and no type's
+        own = mean - (amounts @ scaled.T)
+        response = mean * (1 + state.residual.clamp(-2, 2)) - own
+        gram = (relative @ _pairs(scaled)).double().reshape(-1, n_types, n_types)
+        target = ((relative * response) @ scaled).double()
+        ridge = 1e-6 * torch.diagonal(gram, dim1=1, dim2=2)
+        if anchor is not None and self.anchor_weight > 0:
+            total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
+            pull = self._pull(state) / total.square()
+            ridge, target = ridge + pull, target + pull * anchor.double() * total
+        gram = gram + torch.diag_embed(ridge)
+        return coordinate_descent(gram, target, amounts.double(), n_sweeps=10, tolerance=1e-7).float()
+
+    def _pull(self, state: _State) -> Tensor:
+        """Precision of the anchor (samples x 1), per squared fraction."""
+        return self.anchor_weight * (state.weight.sum(dim=1, keepdim=True) * (state.limit / HUBER).square()).double()
+
+    def _covariance(self, amounts: Tensor, state: _State) -> Tensor:
+        """Sandwich covariance of the amounts, as that of `robust`."""
+        n_types, pairs, mean = amounts.shape[1], _pairs(self.scaled / self.unit), state.mean / self.unit
+        curvature = (state.weight * (state.standard.abs() <= state.limit) / mean.square()) @ pairs
+        spread = (state.weight * (state.residual + self.factor).clamp(-2, 2) / mean).square() @ pairs
+        curvature, spread = (x.double().reshape(-1, n_types, n_types) for x in (curvature, spread))
+        total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
+        ridge = 1e-6 * torch.diagonal(curvature, dim1=1, dim2=2).clamp(min=1e-30)
+        ridge = ridge + self._pull(state) / total.square()
+        inverse = torch.linalg.inv(curvature + torch.diag_embed(ridge))
+        return inverse @ spread @ inverse
+
+
+def _pairs(signature: Tensor) -> Tensor:
+    """Products of every pair of types (genes x pairs)."""
+    return (signature[:, :, None] * signature[:, None, :]).reshape(len(signature), -1)
