@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ._linear import check_shapes, coordinate_descent
-from ._robust import HUBER, MAD, RobustFit, count_distinct, moderated_weight, robust, row_medians, shrunk_factor
+from ._robust import HUBER, MAD, ROUNDS, RobustFit, count_distinct, moderated_weight, robust, row_medians, shrunk_factor
 
-_ROUNDS, _SETTLED = 50, 2e-4  # of variation, factor and samples in turn, until no fraction moves by more
+_MORE, _SETTLED = 45, 2e-4  # rounds beyond those of `robust`, until no fraction moves by more
 _START, _MOST = 0.3, 2.0  # standard deviation of log expression to start from, and the largest that is believed
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(9)
 _SHARES = _SHARES / _SHARES.sum()
@@ -83,8 +83,9 @@ def robust_variable(
 
     The variation comes from the cohort (one sample is enough): Fisher scoring of :math:`\sigma_n^2` and
     :math:`\tau_v^2` on clipped squared residuals, which tells the two apart by how squares rise with w. Where nothing
-    varies :math:`\tau = 0` and the fit is that of :func:`robust`. Regression of logs sees the median gene,
-    the type's RNA is the mean over genes, so that its amount is multiplied by :math:`e^{\tau^2/2}`.
+    varies :math:`\tau = 0` and the fit is that of :func:`robust`. Regression of logs sees the median gene, the type's
+    RNA is the mean over genes, so that its amount is multiplied by :math:`e^{\tau^2/2}`. Gene factor and weights have
+    the rounds of :func:`robust`, and more of them as far as variation explains the residuals.
 
     Parameters
     ----------
@@ -131,15 +132,15 @@ def robust_variable(
     depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
     shared = {"depth": depth, "anchor": anchor, "anchor_weight": anchor_weight, "offset": offset, "block": block}
     shared |= {"dispersion": dispersion, "n_iterations": n_iterations}
-    cohort = {"factor_penalty": factor_penalty, "weight_samples": weight_samples, "factor_samples": factor_samples}
-    start = robust(bulk, signature, gene_factor=gene_factor, gene_weight=gene_weight, **cohort, **shared)
+    known = [x if isinstance(x, Tensor) else False for x in (gene_factor, gene_weight)]
+    start = robust(bulk, signature, gene_factor=known[0], gene_weight=known[1], **shared)
     problem = _Problem(signature, columns, start, variation, offset, dispersion, anchor_weight)
     penalty = factor_penalty if gene_factor is True and n > 1 else None
     d = weight_samples if gene_weight is True and n > 1 else None
     if variation is None or penalty is not None or d is not None:
         few = torch.linspace(0, n - 1, min(n, factor_samples), device=bulk.device).round().long()
-        amounts, steps = problem.amounts(start, bulk)[few], max(n_iterations // 3, 1)
-        problem.fit_cohort(bulk[few], depth[few], amounts, steps, penalty, d, variation is None)
+        amounts = problem.amounts(start, bulk)[few]
+        problem.fit_cohort(bulk[few], depth[few], amounts, n_iterations, penalty, d, variation is None)
         # every sample from where it would start if these were given
         start = robust(bulk, signature, gene_factor=problem.factor, gene_weight=problem.gene_weight, **shared)
     amounts, parts = problem.amounts(start, bulk), []
@@ -243,7 +244,8 @@ class _State:
     """Samples x genes, at some amounts: fit, log residual, shares of the variable types, and variances.
 
     `base` are the weights of `robust` without Huber's, `extra` the variance by the variable types, `scale` (samples x
-    1) the standard deviation beside it, `weight` what the regression uses, `limit` (samples x 1) Huber's.
+    1) the standard deviation beside it, `inflated` the ratio of all variance to that, `standard` the residual over its
+    root, `weight` what the regression uses, `limit` (samples x 1) Huber's.
     """
 
     mean: Tensor
@@ -252,6 +254,7 @@ class _State:
     base: Tensor
     extra: Tensor
     scale: Tensor
+    inflated: Tensor
     standard: Tensor
     weight: Tensor
     limit: Tensor
@@ -297,13 +300,15 @@ class _Problem:
         free: bool,
     ) -> None:
         """Find what the samples share: variation if `free`, factor and gene weights unless None. No anchor."""
-        for _ in range(_ROUNDS):
+        for step in range(ROUNDS + _MORE):
             before = amounts / amounts.sum(dim=1, keepdim=True)
-            amounts, state = self.solve(bulk, depth, amounts, None, n_steps)
+            amounts, state = self.solve(bulk, depth, amounts, None, n_steps if step == 0 else max(n_steps // 3, 1))
             if free:
                 self._update_variation(state)
-            self._update_genes(state, penalty, weight_samples)
-            if (amounts / amounts.sum(dim=1, keepdim=True) - before).abs().max() < _SETTLED:
+            # more rounds only as far as variation explains residuals: nothing changes where nothing varies
+            share = 1.0 if step < ROUNDS else float((1 - 1 / state.inflated).mean())
+            self._update_genes(state, penalty, weight_samples, share)
+            if step >= ROUNDS and (amounts / amounts.sum(dim=1, keepdim=True) - before).abs().max() < _SETTLED:
                 break
 
     def fit_genes(self, bulk: Tensor, depth: Tensor, amounts: Tensor) -> Tensor:
@@ -312,7 +317,7 @@ class _Problem:
             state = self._state(bulk, depth, amounts, None)
             amounts = amounts * row_medians(torch.where(state.mean > 2 * self.offset, state.residual, 0.0)).exp()
             if len(bulk) > 1:
-                self._update_genes(state, 1.0, 20.0)
+                self._update_genes(state, 1.0, 20.0, 1.0)
         return amounts
 
     def answer(
@@ -380,7 +385,7 @@ class _Problem:
         standard = residual / inflated.sqrt()
         limit = last.limit if settled else HUBER * MAD * row_medians(standard.abs())
         weight = (limit / standard.abs().clamp(min=1e-12)).clamp(max=1) * base / inflated
-        return _State(mean, residual, shares, base, extra, scale, standard, weight, limit)
+        return _State(mean, residual, shares, base, extra, scale, inflated, standard, weight, limit)
 
     def _update_variation(self, state: _State) -> None:
         noise, variation = state.scale.square() / state.base, self.variation.clone()
@@ -393,14 +398,17 @@ class _Problem:
                 variation[i] = (variation[i].square() + rise).clamp(min=0).sqrt().clamp(max=_MOST)
         self.variation = variation
 
-    def _update_genes(self, state: _State, penalty: float | None, weight_samples: float | None) -> None:
+    def _update_genes(self, state: _State, penalty: float | None, weight_samples: float | None, share: float) -> None:
+        """Move factor and weights by a share of the way."""
         n_distinct, residual = count_distinct(state.residual), state.residual
         if penalty is not None:
             factor = shrunk_factor(residual + self.factor, state.weight, n_distinct, penalty)
+            factor = self.factor + share * (factor - self.factor)
             residual, self.factor = residual + self.factor - factor, factor
         if weight_samples is not None:  # what the variable types do is in `inflated` already
             standard = residual / (1 + state.extra / state.scale.square()).sqrt()
-            self.gene_weight = moderated_weight(standard, weight_samples, n_distinct)
+            weight = moderated_weight(standard, weight_samples, n_distinct)
+            self.gene_weight = self.gene_weight + share * (weight - self.gene_weight)
 
     def _step(self, amounts: Tensor, state: _State, anchor: Tensor | None) -> Tensor:
         """One Gauss-Newton step, as that of `robust`."""
