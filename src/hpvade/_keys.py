@@ -46,6 +46,9 @@ class Keys:
     GROUPS = "compare_groups"
     """uns: results, messages and parameters of `tl.compare_groups`."""
 
+    SORTED_PROFILES = "hpvade_sorted_profiles"
+    """uns: types that `pp.add_sorted_profiles` added to a reference, and how far to trust them."""
+
     IVAE = "X_ivae"
     """obsm: latent vectors of `IVAE` (cells x latent)."""
 

@@ -49,6 +49,7 @@ class Provenance:
     cell_sizes: pd.DataFrame
     studies: pd.DataFrame | None = None
     variation: pd.DataFrame | None = None
+    sorted_profiles: pd.DataFrame | None = None
 
 
 @dataclass
@@ -336,6 +337,7 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     return Provenance(
         studies=studies,
         variation=variation_table(fits, weight, model.cell_types),
+        sorted_profiles=_sorted_table(model.module, model.cell_types),
         hpvade_version=version("hpvade"),
         model=type(model).__name__,
         preset=model.preset,
@@ -350,6 +352,13 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
         # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
         cell_sizes=pd.DataFrame({"size": weight @ sizes}, index=model.cell_types),
     )
+
+
+def _sorted_table(module, types: list[str]) -> pd.DataFrame | None:
+    """Spread over genes that the platform factor leaves, for types from sorted bulk; None for none."""
+    log_sd = module.sorted_log_sd.double().cpu().numpy()
+    table = pd.DataFrame({"log_sd": log_sd}, index=types)
+    return table[log_sd > 0] if (log_sd > 0).any() else None
 
 
 def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:

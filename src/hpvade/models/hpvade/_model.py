@@ -44,6 +44,7 @@ from ._options import module_options
 from ._plan import TwoStreamPlan
 from ._platform import PlatformMethods
 from ._scvi_module import HPVADEModule, LiteralModule
+from ._sorted import mark_sorted
 from ._splitter import TwoStreamSplitter
 from ._study_methods import StudyMethods
 from ._training_data import TrainingData
@@ -365,6 +366,7 @@ class HPVADE(
         self._describe(*data.whole)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
+            mark_sorted(self.module, self.cell_types, self.adata.uns)
         self._write_signatures()
 
     def deconvolve(

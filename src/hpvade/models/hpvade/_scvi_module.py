@@ -34,7 +34,7 @@ class DeconvolutionModule(BaseModuleClass):
     """
 
     # models saved by earlier versions lack them and keep what they start with
-    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform")
+    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform", "sorted_log_sd")
 
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, n_studies: int = 1):
         super().__init__()
@@ -47,6 +47,7 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
+        self.register_buffer("sorted_log_sd", torch.zeros(n_types))  # see `mark_sorted`; 0 for types measured in cells
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
         # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study; genes of
         # weight 0 are not known
