@@ -7,8 +7,10 @@ import numpy as np
 
 from .._text import listed
 from ._cell_size import PUBLISHED, published_sizes
-from ._studies import FLOOR, platform_factor
 
+_FLOOR = 5e-5  # share of a type's RNA below which a gene says little, as in the regression
+_LEAST = 0.05 * _FLOOR  # keeps the ratio of a gene that one side does not see within limits
+_SHRINKAGE_TYPES = 1.0  # a factor from one type that expresses the gene is half believed
 _MAD = 1.4826
 
 
@@ -40,17 +42,25 @@ def to_scale_of_cells(cells: np.ndarray, profiles: np.ndarray, new: np.ndarray) 
         (genes x new types): sorted profiles of the types to add.
     """
     cells, profiles, new = (x / x.sum(axis=0) for x in (cells, profiles, new))
-    shares = new * platform_factor(cells, profiles)[:, None]
+    shares = new * _factor(cells, profiles)[:, None]
     n_shared = cells.shape[1]
     left = []
     for k in range(n_shared):
         others = np.arange(n_shared) != k
-        factor = platform_factor(cells[:, others], profiles[:, others])
-        expressed = np.maximum(cells[:, k], profiles[:, k]) > FLOOR
+        factor = _factor(cells[:, others], profiles[:, others])
+        expressed = np.maximum(cells[:, k], profiles[:, k]) > _FLOOR
         moved = profiles[:, k] * factor
-        left.append(np.log(cells[expressed, k] + FLOOR) - np.log(moved[expressed] / moved.sum() + FLOOR))
+        left.append(np.log(cells[expressed, k] + _FLOOR) - np.log(moved[expressed] / moved.sum() + _FLOOR))
     left = np.concatenate(left)
     return SortedTypes(shares / shares.sum(axis=0), float(_MAD * np.median(np.abs(left - np.median(left)))))
+
+
+def _factor(cells: np.ndarray, profiles: np.ndarray) -> np.ndarray:
+    """How the cells' platform sees genes (genes,) against the other: mean ratio over the types that express them."""
+    level = (cells + profiles) / 2
+    weight = level / (level + _FLOOR)
+    ratio = np.log(cells + _LEAST) - np.log(profiles + _LEAST)
+    return np.exp((weight * ratio).sum(axis=1) / (weight.sum(axis=1) + _SHRINKAGE_TYPES))
 
 
 def rna_contents(

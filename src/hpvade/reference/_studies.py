@@ -8,7 +8,7 @@ from .._text import listed
 from ..simulate import ChunkSums
 from ._signature import Signature, reference_signature
 
-FLOOR = 5e-5  # share of a type's RNA below which a gene says little, as in the regression
+_FLOOR = 5e-5  # share of a type's RNA below which a gene says little, as in the regression
 _SHRINKAGE_TYPES = 1.0  # a platform factor from one type is half believed
 
 
@@ -66,7 +66,7 @@ def combine_studies(chunks: ChunkSums, study: np.ndarray, names: list[str]) -> S
     for s, k in zip(*np.nonzero(~own), strict=True):
         lenders = own[:, k]
         theirs, types = _mean(found[lenders], measured[lenders], own[lenders]), own[s] & own[lenders].any(axis=0)
-        borrowed[s][:, k] = theirs[:, k] * platform_factor(found[s][:, types], theirs[:, types])
+        borrowed[s][:, k] = theirs[:, k] * _platform_factor(found[s][:, types], theirs[:, types])
     borrowed = np.where(measured[:, :, None], borrowed, combined)
     cells = np.bincount(chunks.types, weights=chunks.n_cells, minlength=n_types)
     return Studies(borrowed, measured, own, Signature(combined, cells / cells.sum()))
@@ -111,9 +111,9 @@ def _mean(found: np.ndarray, measured: np.ndarray, own: np.ndarray) -> np.ndarra
     return (found * has).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
 
 
-def platform_factor(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """How one platform sees genes (genes,) compared with another, from the same types in both (genes x types)."""
+def _platform_factor(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """How one study sees genes (genes,) compared with another, from the same types in both (genes x types)."""
     if not mine.shape[1]:
         return np.ones(len(mine))
-    ratio = np.log(mine + FLOOR * mine.sum(axis=0)) - np.log(theirs + FLOOR * theirs.sum(axis=0))
+    ratio = np.log(mine + _FLOOR * mine.sum(axis=0)) - np.log(theirs + _FLOOR * theirs.sum(axis=0))
     return np.exp(ratio.sum(axis=1) / (ratio.shape[1] + _SHRINKAGE_TYPES))
