@@ -6,7 +6,8 @@ Two references: a breast tumour (`sc_breast_wu_cid4465`, the malignant cells var
 malignant cells as a foreign type. A cohort mixes the reference's mean profiles: the variable type makes up .1 to .9 of
 the RNA, the others share the rest (Dirichlet of concentration one), and every sample is read at two million counts. In
 each sample the variable type's genes are multiplied by log-normal factors of their own (independent by gene, or one for
-each of 61 blocks of neighbours along the genome as copy numbers move them) and closed to one. With a platform, one more
+each of 61 blocks of neighbours along the genome as copy numbers move them; half shared: half of their variance is the
+same in all samples, as where the reference is one patient) and closed to one. With a platform, one more
 factor per gene (log standard deviation .5) is shared by all samples and types. With `--halves` the mixtures come from
 one half of the cells of each type and the reference from the other.
 
@@ -31,7 +32,7 @@ from scipy import sparse
 import hpvade as hp
 
 MALIGNANT, FOREIGN = "Cancer Epithelial", "Foreign"
-CASES = [(0.0, "genes"), (0.3, "genes"), (0.6, "genes"), (1.0, "genes"), (0.6, "blocks")]
+CASES = [(0.0, "genes"), (0.3, "genes"), (0.6, "genes"), (1.0, "genes"), (0.6, "blocks"), (0.6, "half shared")]
 DEPTH, N_BLOCKS, PLATFORM = 2_000_000, 61, 0.5
 
 
@@ -75,6 +76,8 @@ def cohort(
     truth[:, others] = rng.dirichlet(np.ones(len(others)), n) * (1 - truth[:, [v]])
     if kind == "genes":
         delta = rng.normal(0, sd, (n, len(share)))
+    elif kind == "half shared":
+        delta = rng.normal(0, sd / 2**0.5, (n, len(share))) + rng.normal(0, sd / 2**0.5, len(share))
     else:
         ends = [np.sort(rng.choice(len(share), N_BLOCKS - 1, replace=False)) for _ in range(n)]
         delta = np.stack([rng.normal(0, sd, N_BLOCKS)[np.searchsorted(end, order)] for end in ends])
