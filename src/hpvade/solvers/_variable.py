@@ -156,6 +156,7 @@ def variable_profiles(
     depth: Tensor | None = None,
     offset: float = 5e-5,
     dispersion: float = 0.3,
+    n_samples: int = 256,
     block: int = 64,
 ) -> VariableProfiles:
     r"""Expression of a variable type in every sample, from a fit of :func:`robust_variable` and on any genes.
@@ -176,6 +177,8 @@ def variable_profiles(
         Column of the signature, one that varies in `fit`.
     depth, offset, dispersion
         As for :func:`robust`.
+    n_samples
+        Larger cohorts estimate the factors from as many samples, evenly spaced.
     block
         Samples at a time.
 
@@ -210,7 +213,8 @@ def variable_profiles(
     start = RobustFit(fit.rna_proportions, nothing, nothing + 1, fit.residual)
     problem = VariableProblem(signature, list(fit.variable), start, fit.variation, offset, dispersion, 0.0)
     amounts = fit.rna_proportions / torch.exp(fit.variation.square() / 2)
-    amounts = problem.fit_genes(bulk, depth, amounts)
+    few = torch.linspace(0, n - 1, min(n, n_samples), device=bulk.device).round().long()
+    problem.level(bulk[few], depth[few], amounts[few], genes=True)
     parts = [
         problem.posterior(bulk[rows], depth[rows], amounts[rows], fit.variable.index(column))
         for rows in torch.arange(n, device=bulk.device).split(block)

@@ -103,12 +103,13 @@ class VariableProblem:
             if step >= ROUNDS and (amounts / amounts.sum(dim=1, keepdim=True) - before).abs().max() < _SETTLED:
                 break
 
-    def fit_genes(self, bulk: Tensor, depth: Tensor, amounts: Tensor) -> Tensor:
-        """Factor and weights of all genes, with amounts that only follow the sample's level."""
-        for _ in range(10):
+    def level(self, bulk: Tensor, depth: Tensor, amounts: Tensor, *, genes: bool = False) -> Tensor:
+        """Amounts at the level of the samples' expressed genes; with `genes`, also factor and weights of all genes."""
+        for _ in range(10 if genes else 5):
             state = self._state(bulk, depth, amounts, None)
-            amounts = amounts * row_medians(torch.where(state.mean > 2 * self.offset, state.residual, 0.0)).exp()
-            if len(bulk) > 1:
+            expressed = torch.where(state.mean > 2 * self.offset, state.residual, torch.nan)
+            amounts = amounts * expressed.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0).exp()
+            if genes and len(bulk) > 1:
                 self._update_genes(state, 1.0, 20.0, 1.0)
         return amounts
 
@@ -131,20 +132,30 @@ class VariableProblem:
 
     def posterior(self, bulk: Tensor, depth: Tensor, amounts: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ratio, log ratio and share of variance explained, for the i-th variable type."""
-        state, tau = self._state(bulk, depth, amounts, None), self.variation[i]
+        state, tau = self._state(bulk, depth, self.level(bulk, depth, amounts), None), self.variation[i]
         own, observed = state.shares[i], state.residual + log_moments(state.shares[i], tau)[0]
-        noise = state.scale.square() / state.base + state.extra - log_moments(own, tau)[1]
-        log_odds = [
-            float(np.log(p)) - 0.5 * (observed - torch.log1p(own * torch.expm1(z * tau))).square() / noise
-            for z, p in zip(_NODES.tolist(), _SHARES.tolist(), strict=True)
-        ]
-        odds = torch.softmax(torch.stack(log_odds), dim=0)
-        log_ratio, ratio, second = (torch.zeros_like(own) for _ in range(3))
-        for z, p in zip(_NODES.tolist(), odds, strict=True):
-            log_ratio += p * z * tau
-            ratio += p * torch.exp(z * tau)
-            second += p * (z * tau) ** 2
-        return ratio, log_ratio, (1 - (second - log_ratio.square()) / tau.square()).clamp(0, 1)
+        counting = 1 / (state.mean * depth[:, None])  # in full: the weights take it in proportion to the other noise
+        noise = torch.maximum(state.scale.square() / state.base, state.scale.square() / self.gene_weight + counting)
+        noise = noise + state.extra - log_moments(own, tau)[1]
+
+        def curve(z: Tensor) -> tuple[Tensor, Tensor]:
+            """What z adds to the log mean, and the derivative."""
+            grown = own * torch.expm1(z * tau)
+            return torch.log1p(grown), tau * (own + grown) / (1 + grown)
+
+        mode = torch.zeros_like(own)
+        for _ in range(12):  # Gauss-Newton towards the mode, where the nodes are put
+            value, slope = curve(mode)
+            step = ((observed - value) * slope / noise - mode) / (slope.square() / noise + 1)
+            mode = (mode + step.clamp(-2, 2)).clamp(-6, 6)
+        width = (curve(mode)[1].square() / noise + 1).rsqrt()
+        nodes = torch.tensor(_NODES, dtype=own.dtype, device=own.device)[:, None, None]
+        z = mode + width * nodes
+        log_odds = nodes.square() / 2 - z.square() / 2 - (observed - curve(z)[0]).square() / (2 * noise)
+        odds = torch.softmax(log_odds + torch.tensor(np.log(_SHARES)).to(nodes)[:, None, None], dim=0)
+        mean = (odds * z).sum(dim=0)
+        variance = (odds * (z - mean).square()).sum(dim=0)
+        return (odds * torch.exp(tau * z)).sum(dim=0), tau * mean, (1 - variance).clamp(0, 1)
 
     def solve(
         self, bulk: Tensor, depth: Tensor, start: Tensor, anchor: Tensor | None, n_steps: int
