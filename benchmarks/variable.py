@@ -1,6 +1,6 @@
 """Types that differ from sample to sample: planted malignant profiles, with and without `variable_types`.
 
-    python benchmarks/variable.py DATA_FOLDER [--seeds 5] [--samples 24] [--halves]
+    python benchmarks/variable.py DATA_FOLDER [--seeds 5] [--samples 24] [--halves] [--only PART]
 
 Two references: a breast tumour (`sc_breast_wu_cid4465`, the malignant cells vary) and PBMC 3k with the tumour's
 malignant cells as a foreign type. A cohort mixes the reference's mean profiles: the variable type makes up .1 to .9 of
@@ -128,12 +128,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--halves", action="store_true")
+    parser.add_argument("--only", default="", help="part of 'reference | platform', such as 'breast tumour | 0.5'")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, apart = [], 0.0
     for name, (adata, varies) in materials(args.folder).items():
         order = genome_order(args.folder, adata.var_names)
         for platform, (sd, kind) in product((0.0, PLATFORM), CASES):
+            if args.only not in f"{name} | {platform}":
+                continue
             found: dict[str, list] = {}
             sds = []
             for seed in range(100, 100 + args.seeds):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._linear import check_shapes
-from ._robust import RobustFit, robust
+from ._robust import RobustFit, given, robust
 from ._variable_problem import VariableProblem
 
 
@@ -126,17 +126,17 @@ def robust_variable(
     depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
     shared = {"depth": depth, "anchor": anchor, "anchor_weight": anchor_weight, "offset": offset, "block": block}
     shared |= {"dispersion": dispersion, "n_iterations": n_iterations}
-    known = [x if isinstance(x, Tensor) else False for x in (gene_factor, gene_weight)]
-    start = robust(bulk, signature, gene_factor=known[0], gene_weight=known[1], **shared)
-    problem = VariableProblem(signature, columns, start, variation, offset, dispersion, anchor_weight)
+    known = given(gene_factor, 0.0, signature), given(gene_weight, 1.0, signature)
+    problem = VariableProblem(signature, columns, *known, variation, offset, dispersion, anchor_weight)
     penalty = factor_penalty if gene_factor is True and n > 1 else None
     d = weight_samples if gene_weight is True and n > 1 else None
     if variation is None or penalty is not None or d is not None:
         few = torch.linspace(0, n - 1, min(n, factor_samples), device=bulk.device).round().long()
-        amounts = problem.amounts(start, bulk)[few]
+        amounts = torch.full((len(few), n_types), 1 / n_types, device=bulk.device)
+        amounts = amounts if anchor is None else anchor[few].float()
+        amounts = amounts * (bulk[few].sum(dim=1) / (amounts @ signature.T).sum(dim=1).clamp(min=1e-30))[:, None]
         problem.fit_cohort(bulk[few], depth[few], amounts, n_iterations, penalty, d, variation is None)
-        # every sample from where it would start if these were given
-        start = robust(bulk, signature, gene_factor=problem.factor, gene_weight=problem.gene_weight, **shared)
+    start = robust(bulk, signature, gene_factor=problem.factor, gene_weight=problem.gene_weight, **shared)
     amounts, parts = problem.amounts(start, bulk), []
     for rows in torch.arange(n, device=bulk.device).split(block):
         own = None if anchor is None else anchor[rows].float()
@@ -210,8 +210,8 @@ def variable_profiles(
         return VariableProfiles(torch.ones_like(bulk), torch.zeros_like(bulk), torch.zeros_like(bulk))
     depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
     nothing = torch.zeros(len(signature), device=bulk.device)
-    start = RobustFit(fit.rna_proportions, nothing, nothing + 1, fit.residual)
-    problem = VariableProblem(signature, list(fit.variable), start, fit.variation, offset, dispersion, 0.0)
+    columns = list(fit.variable)
+    problem = VariableProblem(signature, columns, nothing, nothing + 1, fit.variation, offset, dispersion, 0.0)
     amounts = fit.rna_proportions / torch.exp(fit.variation.square() / 2)
     few = torch.linspace(0, n - 1, min(n, n_samples), device=bulk.device).round().long()
     problem.level(bulk[few], depth[few], amounts[few], genes=True)

@@ -10,7 +10,7 @@ from ._linear import coordinate_descent
 from ._robust import HUBER, MAD, ROUNDS, RobustFit, count_distinct, moderated_weight, row_medians, shrunk_factor
 
 _MORE, _SETTLED = 45, 2e-4  # rounds beyond those of `robust`, until no fraction moves by more
-_START, _MOST = 0.3, 2.0  # standard deviation of log expression to start from, and the largest that is believed
+_START, _MOST = 0.0, 2.0  # standard deviation of log expression to start from, and the largest that is believed
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(9)
 _SHARES = _SHARES / _SHARES.sum()
 _CLIPPED = 0.995  # mean of a squared normal variable that is clipped at nine
@@ -59,14 +59,15 @@ class VariableProblem:
         self,
         signature: Tensor,
         variable: list[int],
-        start: RobustFit,
+        factor: Tensor,
+        gene_weight: Tensor,
         variation: Tensor | None,
         offset: float,
         dispersion: float,
         anchor_weight: float,
     ):
         self.signature, self.variable = signature, variable
-        self.factor, self.gene_weight = start.gene_factor, start.gene_weight
+        self.factor, self.gene_weight = factor, gene_weight
         first = torch.full((len(variable),), _START, device=signature.device)
         self.variation = first if variation is None else variation[variable].to(first)
         self.offset, self.dispersion, self.anchor_weight = offset, dispersion, anchor_weight
@@ -95,7 +96,7 @@ class VariableProblem:
         for step in range(ROUNDS + _MORE):
             before = amounts / amounts.sum(dim=1, keepdim=True)
             amounts, state = self.solve(bulk, depth, amounts, None, n_steps if step == 0 else max(n_steps // 3, 1))
-            if free:
+            if free and step >= ROUNDS - 1:  # before, the factor is among the residuals
                 self._update_variation(state)
             # more rounds only as far as variation explains residuals: nothing changes where nothing varies
             share = 1.0 if step < ROUNDS else float((1 - 1 / state.inflated).mean())
