@@ -2,11 +2,13 @@
 
     python benchmarks/accuracy.py [DATA_FOLDER] [--seeds 5] [--only hoek] [--presets default spec] [--ablations]
                                   [--models FOLDER] [--output FILE.csv]
+    python benchmarks/accuracy.py --join FILE.csv ...
 
 DATA_FOLDER holds the development files and cohorts.json; without it the shipped data are used, as in `hpvade demo`.
 Every row is a cohort with a reference; the blood cohorts also with all blood references at once. Medians over seeds,
 with the range in brackets. `best floor` are the best r and the best RMSE of METHOD section 9's three columns. With
 `--models`, trained models are kept in FOLDER and used again. Intervals are of 1,000 bootstrap draws of the samples.
+`--join` prints the last table of several outputs together, one a cohort, say.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from _cohorts import BLOOD, Row, rows, shipped
 
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
-from hpvade.models.hpvade import _scvi_module
+from hpvade.models.hpvade._scvi_module import HPVADEModule
 from hpvade.tl import compare
 
 BEST = {
@@ -81,18 +83,18 @@ def ablations(row: Row, model: hp.HPVADE) -> dict[str, pd.Series]:
         "network alone": {"refine": False},
     }
     found = {name: score(row, model, **given)[0].iloc[0] for name, given in changed.items()}
-    choose = _scvi_module.marker_genes
+    choose = HPVADEModule._markers
 
-    def spread(signature, allowed=None):  # the genes that tell types apart best over all, as before 0.2
+    def spread(module, signature, allowed):  # the genes that tell types apart best over all, as before 0.2
         cpm = signature * 1e6
         ranked = (cpm + 10).log().std(dim=1).masked_fill(~allowed, -1).argsort(descending=True)
         return ranked[: min(1000, int(allowed.sum()))].sort().values
 
     try:
-        _scvi_module.marker_genes = spread
+        HPVADEModule._markers = spread
         found["1,000 genes by spread"] = score(row, model)[0].iloc[0]
     finally:
-        _scvi_module.marker_genes = choose
+        HPVADEModule._markers = choose
     ratio, learned = model.module.size_ratio.clone(), model.module.log_change.data.clone()
     model.module.size_ratio.fill_(1.0)
     found["UMI cell sizes only"] = score(row, model)[0].iloc[0]
@@ -166,7 +168,10 @@ def main() -> None:
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--join", type=Path, nargs="+", help="outputs of earlier runs; nothing is run")
     args = parser.parse_args()
+    if args.join:
+        return summarise(pd.concat(map(pd.read_csv, args.join)))
     records, models, intervals = [], {}, {}
     for row in rows(args.folder, args.only, union=True) if args.folder else [shipped()]:
         for preset in args.presets:
