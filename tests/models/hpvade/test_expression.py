@@ -1,4 +1,4 @@
-"""Expression by type: sums, the posterior's formula, planted changes, flags, blocks and stores."""
+"""Expression by type: sums, the posterior's formula, planted changes, flags, blocks."""
 
 import anndata as ad
 import numpy as np
@@ -165,44 +165,6 @@ def test_blocks_change_nothing(trained, monkeypatch):
     for layer in ("expression", "variance"):
         np.testing.assert_allclose(found.layers[layer], expected.layers[layer], rtol=2e-4, atol=1e-4)
     np.testing.assert_allclose(found.X, expected.X, rtol=2e-4, atol=1e-4)
-
-
-def test_a_store_holds_the_table(trained, tmp_path, small_blocks, unchanged):
-    pytest.importorskip("zarr")
-    expected = trained.model.get_cell_type_expression(trained.bulk)
-    with unchanged(trained.bulk):
-        found = trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "x.zarr")
-    assert not isinstance(found.X, np.ndarray)
-    kind = trained.model.cell_types[1]
-    of_kind = found[found.obs["cell_type"] == kind].layers["expression"]  # a slice reads what it needs
-    np.testing.assert_array_equal(of_kind, expected[expected.obs["cell_type"] == kind].layers["expression"])
-    for table in (found.to_memory(), ad.read_zarr(tmp_path / "x.zarr")):
-        np.testing.assert_array_equal(table.X, expected.X)
-        for layer in ("expression", "variance"):
-            np.testing.assert_array_equal(table.layers[layer], expected.layers[layer])
-        assert table.obs.equals(expected.obs)
-        for key in ("resolved", "is_resolved"):
-            assert table.varm[key].equals(expected.varm[key])
-    assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
-
-
-def test_a_store_is_new_and_whole_or_not_there(trained, tmp_path, small_blocks, monkeypatch):
-    pytest.importorskip("zarr")
-    (tmp_path / "there.zarr").mkdir()
-    with pytest.raises(FileExistsError, match="there.zarr.*Remove it"):
-        trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "there.zarr")
-    calls, whole = [], _expression._posterior
-
-    def breaks(*arguments):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(_expression, "_posterior", breaks)
-    with pytest.raises(KeyboardInterrupt):
-        trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "x.zarr")
-    assert [path.name for path in tmp_path.iterdir()] == ["there.zarr"]
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])

@@ -172,8 +172,9 @@ def estimate_shares(
     stored: bool = False,
     **solver_kwargs,
 ) -> Estimate:
-    """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
+    """Estimate the composition of `shares` (samples x all genes): those of `aligned`, or any linear scale without it.
 
+    Without `aligned`, the shares are closed in place and say the depth.
     `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
     where it is known; estimated when None. `by_study`: what the solver is given for each study, with its distance.
     `stored`: take the gene factor and weights that the model keeps.
@@ -181,8 +182,10 @@ def estimate_shares(
     module = model.module
     refine = refine and model.preset != "spec"
     by_network = isinstance(prior, str) and prior == "network"
-    # small blocks stay in the processor's cache through every step
-    total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    if aligned is None:  # small blocks stay in the processor's cache through every step
+        total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    else:
+        total, depth = (torch.from_numpy(x).to(shares) for x in (aligned.total, aligned.depth))
     answer, genes, fit = None, None, None
     if network or by_network or not refine:
         answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
