@@ -78,8 +78,8 @@ def ablations(row: Row, model: hp.HPVADE) -> dict[str, pd.Series]:
         "no gene weights": {"solver_kwargs": {"gene_weight": False}},
         "no gene factor": {"solver_kwargs": {"gene_factor": False}},
         "no prior": {"prior_weight": 0.0},
-        "fused with the network (0.02)": {"prior": "network"},
-        "fused with the network (0.1)": {"prior": "network", "prior_weight": 0.1},
+        "fused with the network": {"prior": "network"},
+        "fused with the network, ten times the weight": {"prior": "network", "prior_weight": 1.0},
         "network alone": {"refine": False},
     }
     found = {name: score(row, model, **given)[0].iloc[0] for name, given in changed.items()}
