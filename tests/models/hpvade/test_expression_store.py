@@ -2,9 +2,12 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 
-from hpvade.models.hpvade import _expression
+from hpvade.io._names import named
+from hpvade.models.hpvade import _expression, _expression_store
 
 pytest.importorskip("zarr")
 
@@ -48,3 +51,12 @@ def test_a_store_is_new_and_whole_or_not_there(trained, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "x.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["there.zarr"]
+
+
+def test_names_that_zarr_cannot_hold(tmp_path):
+    table = AnnData(np.zeros((2, 1)), var=pd.DataFrame(index=["g"]))
+    table.varm["resolved"] = pd.DataFrame([[0.5, 1.0]], index=["g"], columns=["T/NK", "B"])
+    with _expression_store.new_store(tmp_path / "x.zarr") as group:
+        _expression_store.create_arrays(table.shape, group, 1)
+        _expression_store.finish(group, table)
+    assert named(ad.read_zarr(tmp_path / "x.zarr").varm["resolved"]).equals(table.varm["resolved"])

@@ -12,7 +12,6 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from ...io._names import make_writable
 from ...io._rows import is_dask, pick_matrix
 from ._dask import estimate_blocks, read_blocks
 from ._deconvolve import Estimate, estimate
@@ -143,7 +142,6 @@ class ExpressionMethods:
             resolved = _fill(arrays, blocks(n_values), signature, found, cohort, torch.searchsorted(present, index))
             resolved = pd.DataFrame(resolved, index=table.var_names, columns=self.cell_types)
             table.varm.update({"resolved": resolved, "is_resolved": resolved >= min_resolved})
-            make_writable(table.varm, table.varm)
             if group is not None:
                 finish(group, table)
         arrays = arrays if store is None else open_arrays(store)

@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 
 from ...io._atomic import install_folder, partial
+from ...io._names import writable
 
 _PLACES = {"X": "X", "expression": "layers/expression", "variance": "layers/variance"}  # in the format of AnnData
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -45,8 +46,9 @@ def finish(group, table: ad.AnnData) -> None:
     group["layers"].attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
     for name in ("obs", "var"):
         ad.io.write_elem(group, name, getattr(table, name))
-    for name in ("obsm", "varm", "obsp", "varp", "uns"):
-        ad.io.write_elem(group, name, dict(getattr(table, name)))
+    for name in ("obsm", "obsp", "varp", "uns"):
+        ad.io.write_elem(group, name, {})
+    ad.io.write_elem(group, "varm", {key: writable(one) for key, one in table.varm.items()})
     _zarr().consolidate_metadata(group.store)
 
 
