@@ -34,10 +34,11 @@ from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
 from ._intervals import IntervalMethods
+from ._literal_module import LiteralModule
 from ._options import module_options
 from ._plan import TwoStreamPlan
 from ._platform import PlatformMethods
-from ._scvi_module import HPVADEModule, LiteralModule
+from ._scvi_module import HPVADEModule
 from ._splitter import TwoStreamSplitter
 from ._study_methods import StudyMethods
 from ._training import N_CELLS, STUDY, TrainMethods
