@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "models/cycleae/_tables.py": "the tables that CycleAE returns, in models/cycleae/test_model.py",
     "models/cycleae/_translate.py": "CycleAE.translate_reference, in models/cycleae/test_model.py",
     "models/ambient/_penalties.py": "the priors of both modules, in models/ambient/test_shared_module.py",
+    "models/hpvade/_unknown.py": "deconvolve(unknown=True), in models/hpvade/test_deconvolve.py",
     "models/hpvade/_literal_module.py": "both modules, in models/hpvade/test_scvi_module.py",
     "models/hpvade/_consensus.py": "several studies, in models/hpvade/test_studies.py",
     "models/hpvade/_study_methods.py": "several studies, in models/hpvade/test_studies.py",

@@ -16,10 +16,10 @@ from ...io._frames import as_bulk
 from ...io._map_genes import map_genes as translate_genes
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
-from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
+from ...solvers import RobustFit, nnls
 from ._consensus import StudyFit, average, disagreement_table
+from ._unknown import UNKNOWN, check_unknown, find_unknown, similarity
 
-UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
 # of which nothing is known (a uniform Dirichlet).
 PRIOR_WEIGHT = 0.1
@@ -263,7 +263,7 @@ def deconvolve(
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
-        _check_unknown(model, bulk, refine)
+        check_unknown(model, bulk, refine)
     mapped = translate_genes(bulk, pd.Index(np.asarray(model.get_var_names()))) if map_genes else bulk
     cohorts = estimator(model, mapped, refine=refine, split=not unknown, **options)
     extra = None
@@ -313,7 +313,7 @@ def deconvolve(
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
         bulk.varm[Keys.unknown(key_added)] = _of_bulk(profile, bulk, mapped).to_frame(UNKNOWN)
-        bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
+        bulk.uns[key_added]["unknown_similarity"] = similarity(model, found, extra)
     make_writable(bulk.obsm, (key_added, Keys.rna(key_added), Keys.nnls(key_added)))
     return result.copy()
 
@@ -373,40 +373,6 @@ def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.nd
     if not (np.isfinite(values).all() and (values >= 0).all() and (values.sum(axis=1) > 0).all()):
         raise ValueError("prior has negative, missing or infinite fractions, or a row of zeros; expected fractions.")
     return values
-
-
-def _check_unknown(model, bulk: AnnData, refine: bool) -> None:
-    if model.preset == "spec" or not refine:
-        raise ValueError(
-            "unknown=True is found by the regression; expected preset='default' and refine=True. The network alone "
-            "knows the reference's types only."
-        )
-    if UNKNOWN in model.cell_types:
-        raise ValueError(f"a cell type of the reference is called {UNKNOWN!r}; rename it to ask for unknown=True.")
-    if bulk.n_obs < MIN_SAMPLES:
-        raise ValueError(
-            f"unknown=True learns what is missing from how samples differ; found {bulk.n_obs}, expected at least "
-            f"{MIN_SAMPLES}. Use unknown=False."
-        )
-
-
-@torch.no_grad()
-def find_unknown(module, found: Estimate) -> UnknownFit:
-    """Split off what no type explains."""
-    signature = module.signature()
-    signature = (signature / signature.sum(dim=0))[found.present]
-    allowed = (module.gene_score > 0)[found.present]
-    known = found.fit.rna_proportions
-    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth, known=known)
-
-
-def _similarity(model, found: Estimate, extra: UnknownFit) -> pd.DataFrame:
-    """Cosine between the unknown's profile and each type's over the genes that tell types apart."""
-    genes = (model.module.gene_score > 0) & found.present
-    known = model.module.signature()[genes]
-    unknown = extra.profile[(model.module.gene_score > 0)[found.present]]
-    cosine = torch.nn.functional.cosine_similarity(known, unknown[:, None], dim=0)
-    return pd.DataFrame({"cosine": cosine.double().cpu().numpy()}, index=model.cell_types)
 
 
 def platform_distance(bulk: Tensor, expected: Tensor) -> float:
