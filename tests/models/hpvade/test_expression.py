@@ -135,6 +135,8 @@ def test_bulk_is_unchanged_and_bad_arguments_are_named(trained, literal, unchang
         trained.model.get_cell_type_expression(trained.bulk)
         with pytest.raises(KeyError, match="nogene"):
             trained.model.get_cell_type_expression(trained.bulk, genes=["nogene"])
+        with pytest.raises(ValueError, match="genes is empty"):
+            trained.model.get_cell_type_expression(trained.bulk, genes=[])
         with pytest.raises(ValueError, match="min_resolved"):
             trained.model.get_cell_type_expression(trained.bulk, min_resolved=2)
     with pytest.raises(NotImplementedError, match="preset='default'"):

@@ -92,7 +92,7 @@ class ExpressionMethods:
         KeyError
             Some `genes` are not in both model and bulk.
         ValueError
-            `min_resolved` is not a share, or the bulk cannot be read.
+            `min_resolved` is not a share, `genes` is empty, or the bulk cannot be read.
         FileExistsError
             `store` exists.
         ImportError
@@ -122,7 +122,7 @@ class ExpressionMethods:
             warnings.warn(
                 "One sample: how genes vary between samples is unknown; every type keeps the reference's profile.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,  # torch.no_grad stands between
             )
         signature = self.module.signature()
         signature = (signature / signature.sum(dim=0))[present]
@@ -182,7 +182,12 @@ def _choose(names: np.ndarray, present: np.ndarray, genes: Sequence[str] | None)
     index = pd.Index(names).get_indexer(list(genes))
     absent = [g for g, i in zip(genes, index, strict=True) if i < 0 or not present[i]]
     if absent:
-        raise KeyError(f"{len(absent)} of {len(index)} genes are not in both model and bulk, such as {absent[:3]}.")
+        raise KeyError(
+            f"{len(absent)} of {len(index)} genes are not in both model and bulk, such as {absent[:3]}. "
+            "Choose from bulk.var_names and the genes of the model."
+        )
+    if not len(index):
+        raise ValueError("genes is empty; expected names of genes, or None for all.")
     return index
 
 
