@@ -182,7 +182,7 @@ def alone(what: str, *arguments) -> dict[str, float]:
 def table_of_cells(numbers: list[int]) -> None:
     """Table of references."""
     print(
-        "| cells | file, GB | setup, s | train(), s | save, s | together, CPU s | peak memory, GB |\n"
+        "| cells | file, GB | setup, CPU s | train(), CPU s | save, CPU s | together | peak memory, GB |\n"
         + "|---" * 7
         + "|"
     )
@@ -193,7 +193,7 @@ def table_of_cells(numbers: list[int]) -> None:
             on_disk = path.stat().st_size / 1e9
             row = alone("_fit", path, Path(folder) / "model")
         together = sum(row[f"{name}_cpu"] for name in ("setup", "train", "save"))
-        times = " | ".join(f"{row[name]:.1f}" for name in ("setup", "train", "save"))
+        times = " | ".join(f"{row[f'{name}_cpu']:.1f}" for name in ("setup", "train", "save"))
         print(f"| {n:,} | {on_disk:.1f} | {times} | {together:.0f} | {row['save_gb']:.2f} |", flush=True)
 
 
@@ -277,9 +277,9 @@ def figure(path: str) -> None:
     plt.rcParams |= {"svg.hashsalt": "scale", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     results = Path(__file__).parent / "RESULTS_scale.md"
     panels = {
-        "cells": ({"setup": "setup, s", "train()": "train(), s", "save": "save, s"}, ["peak memory, GB"]),
+        "cells": ({name: f"{name}, CPU s" for name in ("setup", "train()", "save")}, ["peak memory, GB"]),
         "samples": ({"deconvolve()": "seconds"}, ["largest worker, GB", "client, GB"]),
-        "types": ({"deconvolve()": "deconvolve 256 samples, s"}, ["peak memory, GB"]),
+        "types": ({"deconvolve()": "CPU s", "model": "model without networks, CPU s"}, ["peak memory, GB"]),
     }
     names = {"cells": "cells of the reference", "samples": "bulk samples", "types": "cell types (256 samples)"}
     fig, axes = plt.subplots(2, 3, figsize=(8.5, 4.2), sharex="col", layout="constrained")
