@@ -15,8 +15,8 @@
 - speed: CPU seconds to train and deconvolve, and for the solver alone.
 
 Medians over seeds. `--only` keeps the rows of cross, intervals and unknown whose name contains a text. Donors that a
-model is judged on were not given to it. `--models` is the folder of trained models of accuracy.py. From these figures came the scale of intervals on other platforms (`_intervals.py`) and, with the real
-cohorts, the weight of the prior.
+model is judged on were not given to it. `--models` is the folder of trained models of accuracy.py. From these figures
+came the scale of intervals on other platforms (`_intervals.py`) and, with the real cohorts, the weight of the prior.
 """
 
 import argparse
