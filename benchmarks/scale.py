@@ -163,15 +163,14 @@ def expression(path: Path, model_path: Path, to_store: int) -> dict[str, float]:
 
 
 def types(path: Path, model_path: Path, n_types: int) -> dict[str, float]:
-    """Seconds and GB of training without networks and of `deconvolve`, 256 samples in memory."""
+    """Seconds of `deconvolve`, 256 samples in memory, and GB with the making of the model (no networks)."""
     from speed import planted_model, timed
 
-    start = time.process_time()
     model, bulk = planted_model(n_types, 256, max_epochs=0)
-    trained = time.process_time() - start
+    made = peak_memory()
     model.deconvolve(bulk[:8].copy())  # loads the compiled loops
     wall, cpu = timed(lambda: model.deconvolve(bulk), 1)
-    return {"train": trained, "seconds": wall, "cpu": cpu, "gb": peak_memory()}
+    return {"seconds": wall, "cpu": cpu, "made_gb": made, "gb": peak_memory()}
 
 
 def alone(what: str, *arguments) -> dict[str, float]:
@@ -255,11 +254,12 @@ def table_of_expression(numbers: list[int]) -> None:
 
 def table_of_types(numbers: list[int]) -> None:
     """Table of types: making the model without networks, and 256 samples."""
-    print("| types | model without networks, CPU s | deconvolve 256 samples, s | CPU s | peak memory, GB |")
+    print("| types | deconvolve 256 samples, s | CPU s | memory once the model is made, GB | peak memory, GB |")
     print("|---" * 5 + "|")
     for n in numbers:
         row = alone("_types", ".", ".", n)
-        print(f"| {n} | {row['train']:.1f} | {row['seconds']:.2f} | {row['cpu']:.2f} | {row['gb']:.2f} |", flush=True)
+        memory = f"{row['made_gb']:.2f} | {row['gb']:.2f}"
+        print(f"| {n} | {row['seconds']:.2f} | {row['cpu']:.2f} | {memory} |", flush=True)
 
 
 def measured(results: Path, first: str) -> pd.DataFrame:
@@ -280,21 +280,23 @@ def figure(path: str) -> None:
     panels = {
         "cells": ({name: f"{name}, CPU s" for name in ("setup", "train()", "save")}, ["peak memory, GB"]),
         "samples": ({"deconvolve()": "seconds"}, ["largest worker, GB", "client, GB"]),
-        "types": ({"deconvolve()": "CPU s", "model": "model without networks, CPU s"}, ["peak memory, GB"]),
+        "types": ({"deconvolve()": "CPU s"}, ["peak memory, GB"]),
     }
     names = {"cells": "cells of the reference", "samples": "bulk samples", "types": "cell types (256 samples)"}
-    fig, axes = plt.subplots(2, 3, figsize=(8.5, 4.2), sharex="col", layout="constrained")
+    fig, axes = plt.subplots(2, 3, figsize=(9, 4.2), sharex="col", layout="constrained")
     for (first, (times, memory)), (top, bottom) in zip(panels.items(), axes.T, strict=True):
         table = measured(results, first)
-        for name, column in times.items():
-            top.plot(table[first], table[column].clip(lower=0.05), marker="o", ms=4, label=name)
-        for column in memory:
-            bottom.plot(table[first], table[column], marker="o", ms=4, label=column.removesuffix(", GB"))
-        top.set(xscale="log", yscale="log")
-        bottom.set(ylim=(0, 2.2), xlabel=names[first])
-        bottom.axhline(2, color="0.7", lw=1, ls="--", zorder=0)
-        top.legend(frameon=False)
-        bottom.legend(frameon=False, loc="lower right")
+        lines = {top: times, bottom: {column.removesuffix(", GB").removeprefix("peak "): column for column in memory}}
+        for axis, columns in lines.items():
+            for name, column in columns.items():
+                values = table[column].clip(lower=0.05)  # what a table says as 0.0
+                (line,) = axis.plot(table[first], values, marker="o", ms=4)
+                place = table[first].iloc[-1], values.iloc[-1]
+                axis.annotate(name, place, (6, 0), textcoords="offset points", va="center", color=line.get_color())
+        seconds = table[list(times.values())].clip(lower=0.05).stack()
+        decades = np.floor(np.log10(seconds.min())), np.ceil(np.log10(seconds.max()))
+        top.set(xscale="log", yscale="log", ylim=10.0 ** np.array(decades))
+        bottom.set(ylim=(0, max(2.2, 1.1 * table[memory].max(axis=None))), xlabel=names[first])
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak memory (GB)")
     fig.savefig(path, metadata={"Date": None})

@@ -12,6 +12,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from ...io._frames import as_bulk
 from ...io._rows import is_dask, pick_matrix
 from ._dask import estimate_blocks, read_blocks
 from ._deconvolve import Estimate, estimate
@@ -152,7 +153,8 @@ def _estimate(
     model, bulk: AnnData, *, layer: str | None, batch_size: int, **reading
 ) -> tuple[Estimate, Callable[[], Iterable[Tensor]]]:
     """The composition of the cohort, and what gives the shares (samples x all genes), some samples after others."""
-    if not (isinstance(bulk, AnnData) and is_dask(pick_matrix(bulk, layer, "bulk")[0])):
+    bulk = as_bulk(bulk)
+    if not is_dask(pick_matrix(bulk, layer, "bulk")[0]):
         found = estimate(model, bulk, batch_size=batch_size, layer=layer, **reading)
         return found, lambda: [found.shares]
     (batch, found), *_ = estimate_blocks(model, bulk, batch_size=batch_size, layer=layer, **reading)
