@@ -182,7 +182,7 @@ def alone(what: str, *arguments) -> dict[str, float]:
 def table_of_cells(numbers: list[int]) -> None:
     """Table of references."""
     print(
-        "| cells | file, GB | setup, CPU s | train(), CPU s | save, CPU s | together | peak memory, GB |\n"
+        "| cells | file, GB | setup, CPU s | train(), CPU s | save, CPU s | together, CPU s | peak memory, GB |\n"
         + "|---" * 7
         + "|"
     )
