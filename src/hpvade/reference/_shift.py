@@ -130,22 +130,26 @@ def shrink(values: np.ndarray, variance: np.ndarray, weights: np.ndarray, prior:
     """
     measured = np.isfinite(variance).all(axis=1)
     noise = np.where(measured[:, None], variance, 0.0)
-    related = weights.sum(axis=1) > 0
-    noise_of_prior = weights**2 @ noise
     prior = weights @ values if prior is None else prior
-    told = measured & related
-    if not told.any():
-        return np.where(measured[:, None], values, prior)
-    excess = ((values - prior) ** 2 - noise - noise_of_prior)[told]
-    order = np.argsort(np.argsort(np.abs(prior[told]).mean(axis=0), kind="stable"), kind="stable")
+    told = measured & (weights.sum(axis=1) > 0)
+    found = np.where(measured[:, None], values, prior)
+    if told.any():
+        found[told] = shrink_to(values[told], noise[told], prior[told], (weights**2 @ noise)[told])
+    return found
+
+
+def shrink_to(values: np.ndarray, noise: np.ndarray, prior: np.ndarray, noise_of_prior=0.0) -> np.ndarray:
+    """Shrink measured values (types, genes) with variances `noise` to a prior with noise of its own; see `shrink`."""
+    excess = (values - prior) ** 2 - noise - noise_of_prior
+    level = (np.abs(prior) if np.any(prior) else noise).mean(axis=0)  # genes alike share what is known of their spread
+    order = np.argsort(np.argsort(level, kind="stable"), kind="stable")
     bins = order * _BINS // len(order)
     by_bin = np.bincount(bins, excess.mean(axis=0)) / np.maximum(np.bincount(bins), 1)
     spread = ((excess.sum(axis=0) + _PRIOR_TYPES * by_bin[bins].clip(min=0)) / (len(excess) + _PRIOR_TYPES)).clip(min=0)
     spread = spread + noise_of_prior
     share = spread / np.maximum(spread + noise, 1e-300)
     error = np.sqrt(noise)
-    found = values + ((1 - share) * (prior - values)).clip(-error, error)
-    return np.where(told[:, None], found, np.where(measured[:, None], values, prior))
+    return values + ((1 - share) * (prior - values)).clip(-error, error)
 
 
 def type_shifts(before: Moments, after: Moments) -> tuple[np.ndarray, np.ndarray]:
