@@ -45,7 +45,7 @@ def clean_reference(
     obs[Keys.AMBIENT_REMOVED] = removed
     columns = [[str(c) for c in names] for names in categories(model.registry, AMBIENT).values()]
     names = [", ".join(column[code] for column, code in zip(columns, codes, strict=True)) for codes in found]
-    shares = pd.DataFrame({"share": split.level}, index=names)
+    shares = pd.DataFrame({"share": split.level, "lower": split.lower, "upper": split.upper}, index=names)
     uns = {"units": "counts without the ambient part", Keys.AMBIENT_SHARE: shares}
     clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns)
     empty = matrix.sum(axis=1).A1 == 0
