@@ -2,6 +2,7 @@
 
 from ..io._map_genes import map_genes
 from ..models.cycleae._contexts import build_context_specs
+from ._ambient_profile import ambient_profile
 from ._read_h5_batches import read_h5_batches
 from ._shift_context import shift_context
 from ._simulate_bulk import simulate_bulk
@@ -9,6 +10,7 @@ from ._summarize import summarize
 from ._transfer_labels import transfer_labels
 
 __all__ = [
+    "ambient_profile",
     "build_context_specs",
     "map_genes",
     "read_h5_batches",
