@@ -14,7 +14,7 @@ MOST = 0.5
 """Highest ambient share that is considered; types that share all they express would show more."""
 _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the profile and without counting noise
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
-_LEAK = 0.03  # pairs below the floor per pair on it, from which on there is none
+_LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
 _HIGH, _SCATTER = 0.25, 0.15  # above this share, groups must agree on each gene up to this relative deviation
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
@@ -44,7 +44,9 @@ def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator
     draws = rng.multinomial(used.shape[1], np.full(used.shape[1], 1 / used.shape[1]), size=_DRAWS)
     drawn = [_floor(likelihood, used.sum(axis=0), weight)[0] for weight in draws]
     lower, upper = np.quantile(np.minimum(drawn, MOST), [0.025, 0.975])
-    if leak > _LEAK or share >= MOST or share <= 2 * _GRID[0] or (share > _HIGH and _scatter(counts, base) > _SCATTER):
+    no_floor = leak > _LEAK or share <= 2 * _GRID[0]
+    no_ambient = upper >= MOST or share >= MOST or (share > _HIGH and _scatter(counts, base) > _SCATTER)
+    if no_floor or no_ambient:
         return 0.0, 0.0, float(min(max(upper, share), MOST))
     return float(share), float(min(lower, share)), float(max(upper, share))
 
@@ -71,7 +73,7 @@ def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
     """
     order = np.argsort((counts + 0.5) / (base + 0.5), axis=0)[: max(2, len(counts) // 2)]
     x, b = np.take_along_axis(counts, order, axis=0), np.take_along_axis(base, order, axis=0)
-    share = b / b.sum(axis=0)
+    share = b / np.maximum(b.sum(axis=0), 1e-12)
     mean = x.sum(axis=0) * share
     excess, scale = ((x - mean) ** 2 - mean * (1 - share)).sum(axis=0), (mean**2).sum(axis=0)
     found = excess.sum() / max(scale.sum(), 1e-12)
