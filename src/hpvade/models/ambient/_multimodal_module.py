@@ -228,8 +228,8 @@ class RegularizedMultimodalVAE(VariationalModule):
             terms["modality_scale"] = negative_log_gamma(self.modality_scale(name), shape, rate)
         return terms
 
-    def _metrics(self, x, inferred, px, recon, kl_z, terms) -> dict[str, Tensor]:
-        found = super()._metrics(x, inferred, px, recon, kl_z, terms)
+    def _metrics(self, x, inferred, px, recon, kl_z, terms, n_obs) -> dict[str, Tensor]:
+        found = super()._metrics(x, inferred, px, recon, kl_z, terms, n_obs)
         if self.learnable_modality_scaling:
             found |= {f"modality_scale_{name}": self.modality_scale(name) for name in self.modality_names}
         return found

@@ -58,6 +58,12 @@ class Penalties:
             terms["library_obs_w"] = lognormal_exponential_kl(mean, scale, rate)
         return terms
 
+    @property
+    def dispersion_hyper_prior_mean(self) -> float | dict[str, float]:
+        """Mean of the prior of the dispersion's rate, as given or found in the data; a dict of several modalities."""
+        found = {name: float(self.part("dispersion_prior_mean", name)) for name in self.modality_names}
+        return found if len(found) > 1 else next(iter(found.values()))
+
     def _decoder_weight_l2_penalty(self) -> Tensor:
         """Sum over modalities of the penalty on decoder weights."""
         terms = self.global_terms()
