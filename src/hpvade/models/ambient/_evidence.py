@@ -15,7 +15,8 @@ MOST = 0.5
 _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the profile and without counting noise
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
 _LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
-_HIGH, _SCATTER = 0.25, 0.15  # above this share, groups must agree on each gene up to this relative deviation
+_LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
+_HIGH, _SCATTER = 0.25, 0.15  # the same above this share, which types that share all genes often show
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
 
@@ -44,9 +45,10 @@ def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator
     draws = rng.multinomial(used.shape[1], np.full(used.shape[1], 1 / used.shape[1]), size=_DRAWS)
     drawn = [_floor(likelihood, used.sum(axis=0), weight)[0] for weight in draws]
     lower, upper = np.quantile(np.minimum(drawn, MOST), [0.025, 0.975])
-    no_floor = leak > _LEAK or share <= 2 * _GRID[0]
-    no_ambient = upper >= MOST or share >= MOST or (share > _HIGH and _scatter(counts, base) > _SCATTER)
-    if no_floor or no_ambient:
+    scatter = _scatter(counts, base)
+    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and scatter > _MUCH_SCATTER) or share <= 2 * _GRID[0]
+    too_high = max(share, upper) >= MOST or (share > _HIGH and scatter > _SCATTER)
+    if no_floor or too_high:
         return 0.0, 0.0, float(min(max(upper, share), MOST))
     return float(share), float(min(lower, share)), float(max(upper, share))
 
