@@ -37,6 +37,8 @@ TESTED_ELSEWHERE = {
     "nn/ivae.py": "names only; models/ivae/test_network.py uses them",
     "_cli/_cvae_files.py": "the files of hpvade cvae infer, in _cli/test_cvae.py",
     "_cli/_cycleae_run.py": "a run of hpvade cycleae train, in _cli/test_cycleae.py",
+    "models/ambient/_fixed_draws.py": "the same answer at every call, in models/ambient/test_model.py",
+    "models/ambient/_likelihood.py": "one formula, against scipy in models/ambient/test_evidence.py",
     "models/cvae/_predict.py": "labels, counterfactuals and effects, in models/cvae/test_answers.py",
     "_cli/_options.py": "declarations of options, used by every command's test",
     "io/_gene_names.py": "messages of test_bulk.py and test_reference_checks.py",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hpvade as hp
-from hpvade.models.cvae._responses import Responses
+from hpvade.models.cvae._conditions import Responses
 
 
 def profiles(adata, kind, drug, experiment=None):

@@ -257,8 +257,8 @@ class ConditionalVAE(Answers, CountMethods, VAEMethods, CellTraining, ConditionM
     ) -> AnnData:
         """Fill up rare cell types with generated cells, as a reference for `HPVADE`. Experimental.
 
-        On simulated bulk the error of a type with ten cells fell; on real bulk no consistent gain was found. Compare the
-        answers with those of the reference as it is, and prefer cells of the type from another study.
+        On simulated bulk the error of a type with ten cells fell; on real bulk no consistent gain was found. Compare
+        the answers with those of the reference as it is, and prefer cells of the type from another study.
 
         A generated cell is a new draw around a real cell of its type: z from the posterior of that cell, counts from
         the decoder with that cell's total. Expression is corrected by how the real cells of the type differ from what

@@ -9,8 +9,7 @@ from torch.nn.functional import relu, softmax
 
 from ...nn._likelihood import nb_log_likelihood
 from ...nn._normalize import log1p_cp10k
-from ._conditions import ConditionEmbedding, ConditionPrior, shares
-from ._responses import Responses
+from ._conditions import ConditionEmbedding, ConditionPrior, Responses, shares
 from ._vae_config import VAEConfig
 
 __all__ = ["ConditionalVAENet", "VAEConfig", "fold_change"]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from ...reference import _shift
@@ -11,32 +10,6 @@ _MOST_VALUES = 2**26  # 256 MB: with more pairs times genes, pairs without cells
 _FLOOR = 0.01  # counts per 10,000; keeps ratios of absent genes finite
 _CHUNK = 2048
 _DECODED = 2**18  # control cells times perturbations that the network decodes
-
-
-class Responses(nn.Module):
-    """Factors by which the network's expression of each pair of type and perturbation is corrected.
-
-    Parameters
-    ----------
-    n_cell_types, n_perturbations, n_genes
-        Sizes.
-    n_pairs
-        Pairs with factors of their own; the others have ones.
-    """
-
-    def __init__(self, n_cell_types: int, n_perturbations: int, n_genes: int, n_pairs: int):
-        super().__init__()
-        self.register_buffer("row", torch.zeros(n_cell_types, n_perturbations, dtype=torch.long))
-        self.register_buffer("log_ratio", torch.zeros(n_pairs + 1, n_genes))  # row 0: no correction
-
-    def forward(self, scale: Tensor, types: Tensor, perturbations: Tensor) -> Tensor:
-        """Corrected shares of genes (B, G); `types` are shares of cell types (B, types), perturbations ids (B,)."""
-        rows = self.row.T[perturbations]
-        log_ratio = torch.zeros_like(scale)
-        for k in types.sum(dim=0).nonzero().flatten():
-            log_ratio = log_ratio + types[:, k, None] * self.log_ratio[rows[:, k]]
-        corrected = scale * log_ratio.exp()
-        return corrected / corrected.sum(dim=1, keepdim=True)
 
 
 @torch.no_grad()
