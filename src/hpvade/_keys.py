@@ -67,6 +67,12 @@ class Keys:
     TRANSLATED = "cycleae_translated"
     """uns of a translated reference: the target, ``{field: value}``."""
 
+    SHIFT = "shift_context"
+    """uns of cells moved by `pp.shift_context`: per context and type what was measured."""
+
+    TRANSLATION = "cycleae_translation"
+    """uns of a translated reference: per combination of contexts how many cells the change was measured with."""
+
     @staticmethod
     def rna(key: str) -> str:
         """obsm: fractions of RNA that belong to the cell fractions in `key`."""

@@ -74,7 +74,7 @@ def trained(data):
 
 
 def test_cv_08_train_writes_every_file(trained, data):
-    assert {path.name for path in trained.iterdir()} == TRAINED
+    assert {path.name for path in trained.iterdir()} == TRAINED | {"provenance.json"}
     vocabularies = json.loads((trained / "vocabularies.json").read_text())
     assert vocabularies == {
         "cell_type": {"B": 0, "Mono": 1, "T": 2, "<UNK>": 3},
@@ -121,6 +121,7 @@ def test_cv_08_infer_writes_every_file(run, trained, data, tmp_path, source):
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
         "predicted_cell_types.npy", "true_cell_types.npy", "perturbation_effects.json", "generated_cells.npy",
+        "provenance.json",
         "latent_representations.npy", "latent_metadata.json", "latent_space_pca.png", "latent_space_tsne.png",
     }  # fmt: skip
     adata = ad.read_h5ad(data / "cells.h5ad")[:150].copy()
@@ -218,8 +219,8 @@ def test_cv_21_bad_data_exits_with_1_and_keeps_earlier_files(run, trained, data,
     train = ["cvae", "train", "--output-dir", tmp_path / "run", *SMALL, "--data-dir"]
     for options, said in (
         ([tmp_path / "empty"], "holds no file batch_*.h5"),
-        ([data / "batches", "--labels-key", "type"], "labels_key='type' is not a column"),
-        ([data / "batches", "--perturbation-key", "drug"], "perturbation_key='drug' is not a column"),
+        ([data / "batches", "--labels-key", "type"], "--labels-key type is not a column of"),
+        ([data / "batches", "--perturbation-key", "drug"], "--perturbation-key drug is not a column of"),
     ):
         assert said in run(*train, *options, code=1).stderr
     assert (tmp_path / "run" / "best_model.pt").read_bytes() == b"earlier"

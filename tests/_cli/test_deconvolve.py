@@ -1,3 +1,7 @@
+import html
+import json
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -161,3 +165,23 @@ def test_blood_needs_no_reference(run, tmp_path):
     run("deconvolve", tmp_path / "bulk.h5ad", "--model", "blood", "-o", tmp_path / "p.csv")
     expected = hp.HPVADE.load(hp.datasets.blood_model()).deconvolve(bulk)
     np.testing.assert_allclose(read_table(tmp_path / "p.csv"), expected, atol=1e-6)
+
+
+def test_one_command_from_versioned_ids_to_a_report(run, tmp_path):
+    bulk = hp.pp.map_genes(hp.datasets.pbmc_bulk(), "ensembl", duplicates="first")
+    bulk = bulk[:, bulk.var_names.str.startswith("ENSG")].to_df().T
+    bulk.index = [f"{name}.{i % 20}" for i, name in enumerate(bulk.index)]
+    bulk.to_csv(tmp_path / "quant.tsv", sep="\t", index_label="gene_id")
+    options = ["--map-genes", "--intervals", "--report", tmp_path / "page.html", "-o", tmp_path / "out.csv", "--json"]
+    result = json.loads(run("deconvolve", tmp_path / "quant.tsv", "--model", "blood", *options).stdout)
+    data = hp.io.read_bulk(tmp_path / "quant.tsv")
+    model = hp.HPVADE.load(hp.datasets.blood_model())
+    expected = model.deconvolve(data, map_genes=True)
+    np.testing.assert_allclose(read_table(tmp_path / "out.csv"), expected, atol=1e-6)
+    bounds = read_table(tmp_path / "out.intervals.csv")
+    assert (bounds["B_lower"] <= expected["B"]).all() and (expected["B"] <= bounds["B_upper"]).all()
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "quant.tsv" in page and all(message[:60] in page for message in result["result"]["messages"])
+    assert {Path(name).name for name in result["outputs"]} == {"page.html", "out.csv", "out.intervals.csv"}
+    assert result["result"]["genes_mapped"]["species"] == "human"
+    assert result["result"]["proportions"][expected.index[0]]["B"] == pytest.approx(expected.iloc[0]["B"], abs=1e-6)

@@ -12,7 +12,7 @@ def test_the_demo_writes_all_it_names(run, tmp_path):
     result = run("demo", "-o", tmp_path / "demo", "--epochs", 1, "--accelerator", "cpu")
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     plots = {"proportions.png", "agreement.png", "training.png", "signatures.png"}
-    assert names == {"bulk.h5ad", "proportions.csv", "metrics.csv", "model", *plots}
+    assert names == {"bulk.h5ad", "proportions.csv", "metrics.csv", "model", "provenance.json", *plots}
     metrics = pd.read_csv(tmp_path / "demo" / "metrics.csv", index_col=0)
     assert list(metrics.index) == ["hpvade", "hpvade (spec)", "nnls", "constant"]
     assert metrics["rmse"].notna().all() and metrics["rmse"].nunique() == 4

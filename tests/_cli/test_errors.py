@@ -5,6 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from hpvade._cli._errors import UsageError, reported
+from hpvade._text import warn
 
 
 def _result(command, *arguments):
@@ -19,8 +20,10 @@ def _result(command, *arguments):
         (ValueError("two\n  lines"), 1, "hpvade: error: two lines\n"),
         (KeyError("labels_key='x' is absent"), 1, "hpvade: error: labels_key='x' is absent\n"),
         (UsageError("ref.h5ad does not exist."), 2, "hpvade: error: ref.h5ad does not exist.\n"),
-        (AttributeError("no y"), 1, "hpvade: error: AttributeError: no y (--debug shows the traceback)\n"),
-        (KeyError(), 1, "hpvade: error: KeyError: (--debug shows the traceback)\n"),
+        (AttributeError("no y"), 3, "hpvade: error: AttributeError: no y (--debug shows the traceback)\n"),
+        (ImportError("needs openpyxl"), 1, "hpvade: error: needs openpyxl\n"),
+        (KeyboardInterrupt(), 130, "hpvade: error: stopped; what was not complete is not written.\n"),
+        (KeyError(), 3, "hpvade: error: KeyError: (--debug shows the traceback)\n"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(error, code, line):
@@ -49,11 +52,11 @@ def test_arguments_and_exit_codes_pass():
 def test_warnings_of_the_package_are_one_line_once_and_others_are_silent():
     def command():
         for _ in range(2):
-            warnings.warn_explicit("missing are\n 3 genes", UserWarning, "f", 1, module="hpvade.io._bulk")
-        warnings.warn_explicit("few workers", UserWarning, "f", 2, module="lightning.pytorch")
+            warn("missing are\n 3 genes, as input_type='tpm' says")  # names the caller, which is not the package
+        warnings.warn("few workers", UserWarning, stacklevel=1)
         warnings.warn_explicit("old", FutureWarning, "f", 3, module="hpvade.pl")
 
     before = warnings.showwarning
     result = _result(command)
-    assert result.stderr == "hpvade: warning: missing are 3 genes\n"
+    assert result.stderr == "hpvade: warning: missing are 3 genes, as input_type='tpm' says\n"
     assert warnings.showwarning is before

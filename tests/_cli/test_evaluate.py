@@ -7,7 +7,7 @@ import pytest
 
 import hpvade as hp
 
-OUTPUTS = ["heatmap.png", "metrics.csv", "per_type_metrics.csv", "scatter.png", "summary.txt"]
+OUTPUTS = ["heatmap.png", "metrics.csv", "per_type_metrics.csv", "provenance.json", "scatter.png", "summary.txt"]
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import pytest
 
 import hpvade as hp
 
-COMMANDS = ["demo", "train", "deconvolve", "simulate", "evaluate"]
+COMMANDS = ["demo", "train", "deconvolve", "solve", "simulate", "evaluate", "diagnose", "calibrate", "hierarchy"]
+COMMANDS += ["expression", "check-labels", "transfer-labels", "clean", "translate", "augment", "report", "compare"]
+FAMILIES = ["cvae", "cycleae", "ivae"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["deconvolve", "--help"], ["--version"]])
@@ -30,13 +32,14 @@ def test_version(run):
 
 def test_the_help_lists_the_commands(run):
     text = run("--help").stdout
-    assert all(name in text for name in COMMANDS)
+    assert all(name in text for name in COMMANDS + FAMILIES)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(run, name):
     text = run(name, "--help").stdout
-    assert f"Example: hpvade {name}" in text and "--debug" in text
+    assert f"Example: hpvade {name}" in text
+    assert all(option in text for option in ("--debug", "--json", "--quiet"))
 
 
 @pytest.mark.parametrize(

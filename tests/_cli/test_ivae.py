@@ -51,7 +51,12 @@ def test_same_seed_same_files(command, tmp_path):
 def test_without_irecon_there_is_no_bottleneck(command, tmp_path):
     result = command("--irecon", 0, "--percent", 0.5)
     assert "iembed.npy" not in result.stdout
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"latent.npy", "obs_names.txt", "history.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "latent.npy",
+        "obs_names.txt",
+        "history.csv",
+        "provenance.json",
+    }
 
 
 def test_layers(command, files, tmp_path, run):
@@ -81,8 +86,8 @@ def test_iv_15_percent_outside_is_a_usage_error(command, tmp_path, percent):
         (["--i-dim", 0], 2, "Invalid value"),
         (["--beta", -1], 2, "Invalid value"),
         (["--lr", 0], 2, "--lr is 0.0"),
-        (["--layer", "raw"], 1, "layer 'raw' is not in adata.layers"),
-        (["--labels-key", "type"], 1, "labels_key='type' is not a column"),
+        (["--layer", "raw"], 1, "layer 'raw' is not in REF.layers"),
+        (["--labels-key", "type"], 1, "--labels-key type is not a column of"),
         (["--device", "cuda:99"], 1, "this machine has none"),
     ],
 )

@@ -25,3 +25,18 @@ def test_what_is_refused(run, files, model, tmp_path):
     (tmp_path / "t.csv").write_text("sample,type_0\nx,1\n")
     assert "lacks 6 of the 6 samples" in run("report", files.bulk, *page, "--truth", tmp_path / "t.csv", code=1).stderr
     assert not (tmp_path / "r.html").exists()
+
+
+def test_pairs_and_a_checked_reference(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    names = list(bulk.obs_names)
+    pairs = pd.DataFrame({"group": ["a", "b"] * 3, "subject": [f"p{i // 2}" for i in range(6)]}, index=names)
+    pairs.to_csv(tmp_path / "samples.csv", index_label="sample")
+    run("check-labels", files.ref, "--labels-key", "cell_type", "--markers", "none", "-o", tmp_path / "checked.h5ad")
+    more = ["--samples", tmp_path / "samples.csv", "--groupby", "group", "--paired", "subject"]
+    more += ["--checked", tmp_path / "checked.h5ad"]
+    run("report", files.bulk, "--model", model, "-o", tmp_path / "r.html", *more)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "subject" in page and "a (n = 3)" in page
+    said = run("report", files.bulk, "--model", model, "-o", tmp_path / "s.html", "--paired", "subject", code=2).stderr
+    assert "--paired KEY serves --groupby KEY" in said

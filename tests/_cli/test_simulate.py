@@ -35,7 +35,7 @@ def test_hp25_alpha_and_sparse_lower_the_entropy(run, files, tmp_path):
 
 def test_bad_input_writes_nothing(run, files, tmp_path):
     result = run("simulate", files.ref, "-o", tmp_path / "b.h5ad", "--labels-key", "no", code=1)
-    assert "'no'" in result.stderr and result.stderr.count("\n") == 1
+    assert "--labels-key no is not a column of REF.obs" in result.stderr and result.stderr.count("\n") == 1
     result = run("simulate", files.ref, "-o", tmp_path / "b.csv", "--labels-key", "cell_type", code=2)
     assert "ends in .h5ad" in result.stderr
     result = run("simulate", files.ref, "-o", tmp_path / "b.h5ad", "--labels-key", "cell_type", "--alpha", -1, code=1)

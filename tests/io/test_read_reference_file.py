@@ -16,18 +16,18 @@ X = np.array([[3, 0, 9, 1], [0, 2, 8, 0], [1, 0, 7, 0]])
 SUMMED = np.array([[4, 0, 9], [0, 2, 8], [1, 0, 7]])
 
 
-@pytest.fixture(params=["v3", "v2", "geo"])
+@pytest.fixture(params=["v3", "v2", "geo", "starsolo"])
 def folder(request, tmp_path):
-    """A 10x folder of the newer or the older kind, or with a prefix as in GEO."""
+    """A 10x folder of the newer or the older kind, with a prefix as in GEO, or as STARsolo writes it."""
     path = tmp_path / request.param
     path.mkdir()
     prefix = "GSM1_" if request.param == "geo" else ""
     ids = [f"ENSG{i:011d}" for i in range(4)]
-    zipped = request.param != "v2"
+    zipped, newer = request.param in ("v3", "geo"), request.param != "v2"
     features = "".join(
-        f"{a}\t{b}{chr(9) + 'Gene Expression' if zipped else ''}\n" for a, b in zip(ids, GENES, strict=True)
+        f"{a}\t{b}{chr(9) + 'Gene Expression' if newer else ''}\n" for a, b in zip(ids, GENES, strict=True)
     )
-    files = {"features.tsv" if zipped else "genes.tsv": features, "barcodes.tsv": "\n".join(CELLS) + "\n"}
+    files = {"features.tsv" if newer else "genes.tsv": features, "barcodes.tsv": "\n".join(CELLS) + "\n"}
     scipy_io.mmwrite(path / f"{prefix}matrix.mtx", sparse.csc_matrix(X.T))
     for name, text in files.items():
         (path / f"{prefix}{name}").write_text(text)

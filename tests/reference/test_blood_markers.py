@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
-from hpvade.reference._blood_markers import MARKERS, blood_type
+import hpvade as hp
+from hpvade.reference._blood_markers import LINEAGES, MARKERS, blood_type
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,20 @@ def test_every_type_but_t_is_told_from_every_other():
                 lacked = {*MARKERS[b]["lacks"], *MARKERS[b].get("rarely", [])}
                 back = {*MARKERS[a]["lacks"], *MARKERS[a].get("rarely", [])}
                 assert set(MARKERS[a]["has"]) & lacked or set(MARKERS[b]["has"]) & back, (a, b)
+
+
+@pytest.mark.parametrize("read", [hp.datasets.blood_anchor, hp.datasets.pbmc_reference])
+def test_genes_of_a_lineage_are_its_own_in_real_cells(read):
+    """3.4 times as much as in any other lineage; platelets aside, which stick to cells, and CD4 T, which hold CD8 T."""
+    adata = read()
+    counts = adata.X.toarray()
+    level = counts / counts.sum(axis=1, keepdims=True)
+    kind = np.array([blood_type(name) or "" for name in adata.obs["cell_type"]])
+    for name, genes in LINEAGES.items():
+        own = np.isin(kind, ["CD4 T", "CD8 T"]) if name == "T" else kind == name
+        if own.any():
+            some = level[:, adata.var_names.isin(genes)].sum(axis=1)
+            others = set(kind[~own]) - {"", "Platelet"}
+            assert max(some[kind == other].mean() for other in others) < some[own].mean() / 3.4, name
+    listed = [gene for genes in LINEAGES.values() for gene in genes]
+    assert len(listed) == len(set(listed))

@@ -132,3 +132,19 @@ def test_the_warning_reads_backed_and_large_references(tmp_path):
     many = pd.Series(np.tile(adata.obs["cell_type"].to_numpy(), 50))
     assert "CD8 T will be read too low" in _labels.cheap_label_warning(Rows(), many, adata.var_names)
     assert read and read[0] <= 3000
+
+
+def test_flags_are_the_largest_set_with_the_expected_share_of_false_ones():
+    probability = np.array([0.2, 0.99, 0.93, 0.6, 0.97])
+    # sorted: .99, .97, .93, .6, .2; means of 1 - p: .01, .02, .0367, .1275, .262
+    assert _labels.surely_other(probability).tolist() == [False, True, True, False, True]
+    assert not _labels.surely_other(np.array([0.9, 0.8])).any() and not len(_labels.surely_other(np.array([])))
+
+
+def test_flags_keep_their_rate_of_false_ones():
+    rng = np.random.default_rng(0)
+    wrong = np.arange(5000) < 1000
+    inside = np.where(wrong, rng.normal(3, 1, 5000), rng.normal(0, 1, 5000))
+    posterior = 1 / (1 + 4 * np.exp(4.5 - 3 * inside))  # exact for these two
+    flagged = _labels.surely_other(posterior)
+    assert abs((~wrong[flagged]).mean() - 0.05) < 0.02 and flagged[wrong].mean() > 0.6

@@ -91,3 +91,18 @@ def test_studies_without_a_common_gene_are_refused(profiles):
     first[0][:, :30], second[0][:, 30:] = 0, 0
     with pytest.raises(ValueError, match="study 'study 1' shares 0 measured genes with study 0"):
         studies_of([first, second])
+
+
+def test_a_study_whose_genes_tell_no_types_apart_is_refused(profiles):
+    """200 genes of 2,000: where the types are alike the study is refused, where they differ it is taken."""
+    rng = np.random.default_rng(0)
+    profiles = np.repeat(rng.lognormal(0, 1, (2000, 1)), N_TYPES, axis=1)
+    profiles[:400] *= rng.lognormal(0, 1.5, (400, N_TYPES))
+    for genes, refused in ((slice(500, 700), True), (slice(0, 200), False)):
+        whole, few = cells_of(profiles, range(N_TYPES), 50), cells_of(profiles, range(N_TYPES), 50, seed=1)
+        few[0][:, np.setdiff1d(np.arange(2000), np.arange(2000)[genes])] = 0
+        if refused:
+            with pytest.raises(ValueError, match=r"study 'study 1' measures 200 of 2000 genes.*at least 3 are needed"):
+                studies_of([whole, few])
+        else:
+            assert studies_of([whole, few]).measured.sum(axis=1).tolist() == [2000, 200]

@@ -132,3 +132,15 @@ def test_bad_anchors_and_other_names(halves):
     mapped = hp.tl.check_labels(clusters, "cluster", anchor=anchor, mapping=names, copy=True)
     plain = hp.tl.check_labels(clusters, "labels", anchor=anchor, copy=True)
     np.testing.assert_allclose(mapped.obs["label_check_score"], plain.obs["label_check_score"], atol=1e-6)
+
+
+def test_labels_that_are_all_wrong_are_not_called_right(halves):
+    """Labels moved round by one type agree with each other, so only the anchor's agreement can tell."""
+    adata, anchor = halves
+    names = ["B", "Mono", "NK"]
+    adata = adata[adata.obs["truth"].isin(names)].copy()
+    adata.obs["moved"] = adata.obs["truth"].astype(str).map(dict(zip(names, [*names[1:], names[0]], strict=True)))
+    words = "labels, mapping or anchor do not belong"
+    for key, expected in (("moved", True), ("truth", False)):
+        hp.tl.check_labels(adata, key, anchor=anchor)
+        assert any("anchor agrees" in text and words in text for text in adata.uns["label_check"]["limits"]) == expected

@@ -1,5 +1,7 @@
 """`tl.diagnose`: planted trouble is found, clean bulk passes, and nothing but the documented slots is written."""
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from hpvade.models.hpvade._detection import simulated_estimate
 from hpvade.simulate import PlatformNoise
 
 KEY = "hpvade_qc"
-COLUMNS = ["residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"]
+COLUMNS = ["residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "missing", "flagged", "verdict"]
 
 
 def bulk_of(expression, reference, names=None):
@@ -239,3 +241,27 @@ def test_bad_values_are_refused_before_anything_is_written(trained, clean, uncha
     bulk.X[0, 0] = np.nan
     with unchanged(bulk), pytest.raises(ValueError, match="NaN"):
         hp.tl.diagnose(bulk, trained.model)
+
+
+def test_a_withheld_type_is_named_in_real_blood():
+    """Monocytes, a sixth of these samples; with them in the reference no lineage of mononuclear cells is named."""
+    reference, bulk = hp.datasets.pbmc_reference(), hp.datasets.pbmc_bulk()
+    named = {}
+    for withheld in ("none", "Mono"):
+        adata = reference[reference.obs["cell_type"] != withheld].copy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # labels as published, genes that only the reference has
+            hp.HPVADE.setup_anndata(adata, "cell_type", sample_key="donor")
+            model = hp.HPVADE(adata)
+            model.train(0, accelerator="cpu")
+            result = hp.tl.diagnose(bulk, model, copy=True)
+        named[withheld] = result.obs[f"{KEY}_missing"].str.split(", ").map(set)
+    assert all("Mono" in names for names in named["Mono"]) and result.obs[f"{KEY}_flagged"].all()
+    assert not set.union(*named["none"]) & {"B", "T", "CD8 T", "NK", "Mono"}
+    assert result.uns[KEY]["messages"][0].startswith("100% of the samples express markers of Mono")
+    assert result.uns[KEY]["missing_types"].loc["Mono", "share"] == 1
+
+
+def test_markers_that_cannot_be_read_change_nothing(trained, clean, unchanged):
+    with unchanged(clean), pytest.raises(ValueError, match="markers='skin' is unknown"):
+        hp.tl.diagnose(clean, trained.model, markers="skin")

@@ -8,7 +8,7 @@ from hpvade.tl._verdict import GOOD, cohort_messages, sample_verdicts
 
 def sample(**changes):
     good = {"percentile": 50.0, "unexplained": 0.02, "unknown": 0.01, "disagreement": 0.05, "zeros": 0.1}
-    return pd.DataFrame([good | {"residual": 0.1} | changes])
+    return pd.DataFrame([good | {"residual": 0.1, "missing": ""} | changes])
 
 
 def summary(**changes):
@@ -33,6 +33,8 @@ def summary(**changes):
     [
         ({"percentile": 99.5}, "worse than 100 % of simulated ones"),
         ({"unexplained": 0.234}, "About 23% of its expression"),
+        ({"unexplained": 0.151}, "another platform, or a type or state that the reference lacks"),
+        ({"missing": "B, NK"}, "expresses markers of B, NK beyond"),
         ({"unknown": 0.31}, "About 31% of its RNA varies"),
         ({"unknown": float("nan"), "unexplained": 0.234}, "About 23% of its expression"),
         ({"disagreement": 0.3}, "30% of the RNA differently"),

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+from ._augment import augment
+from ._calibrate import calibrate
+from ._check_labels import check_labels
+from ._clean import clean
+from ._compare import compare
 from ._cvae import app as cvae
 from ._cycleae import cycleae
 from ._deconvolve import deconvolve
@@ -12,10 +17,15 @@ from ._demo import demo
 from ._diagnose import diagnose
 from ._errors import reported
 from ._evaluate import evaluate
+from ._expression import expression
+from ._hierarchy import hierarchy
 from ._ivae import ivae
 from ._report import report
 from ._simulate import simulate
+from ._solve import solve
 from ._train import train
+from ._transfer_labels import transfer_labels
+from ._translate import translate
 
 app = typer.Typer(
     name="hpvade",
@@ -24,11 +34,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for _command in (demo, train, deconvolve, simulate, evaluate, diagnose, report):
-    app.command(no_args_is_help=_command is not demo)(reported(_command))
-app.add_typer(cvae)
-app.add_typer(cycleae)
-app.add_typer(ivae)
+_START = (demo, deconvolve, report)
+_REFERENCE = (check_labels, transfer_labels, clean, translate, augment, train)
+_BULK = (solve, diagnose, compare, hierarchy, expression, calibrate, simulate, evaluate)
+for _panel, _commands in {"Start here": _START, "The reference": _REFERENCE, "Bulk samples": _BULK}.items():
+    for _command in _commands:
+        app.command(no_args_is_help=_command is not demo, rich_help_panel=_panel)(reported(_command))
+for _family in (cvae, cycleae, ivae):
+    app.add_typer(_family, rich_help_panel="Models of cells")
 
 
 def _print_version(wanted: bool) -> None:

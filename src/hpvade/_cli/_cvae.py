@@ -1,7 +1,6 @@
 """The sub-commands ``hpvade cvae train`` and ``hpvade cvae infer``."""
 
 import difflib
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError, reported
-from ._io import check_folder, check_input, read_reference
+from ._io import check_folder, check_input, note_results, read_reference
+from ._run import found, read, tell
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,8 +100,10 @@ def train(
     from ..models.cvae._training_files import TrainingFiles
     from ._cvae_files import write_json
     from ._fit import quiet
+    from ._progress import training_options
 
     quiet()
+    progress = training_options()
     scvi.settings.seed = seed
     ConditionalVAE.setup_anndata(
         adata,
@@ -125,13 +127,14 @@ def train(
         validation_size=val_split,
         split_by=None if split_by is SplitBy.cell else split_by.value,
         early_stopping=val_split > 0,
-        enable_progress_bar=sys.stdout.isatty(),
-        callbacks=[files],
+        **progress | {"callbacks": [files, *progress.get("callbacks", [])]},
     )
     files.finish()
     write_json(output_dir / "config.json", model._checkpoint(0, 0.0)["config"])
     epochs = len(model.history["train_loss"])
-    typer.echo(f"{output_dir}: model of {adata.n_vars} genes, trained on {adata.n_obs} cells for {epochs} epochs.")
+    note_results(output_dir)
+    found(n_cells=adata.n_obs, n_genes=adata.n_vars, n_epochs=epochs)
+    tell(f"{output_dir}: model of {adata.n_vars} genes, trained on {adata.n_obs} cells for {epochs} epochs.")
 
 
 def infer(
@@ -175,6 +178,7 @@ def infer(
     if generate_cells and (generate_cell_type is None or generate_perturbation is None):
         raise UsageError("--generate-cells needs --generate-cell-type NAME and --generate-perturbation NAME.")
     check_input(model_path)
+    read(model_path)
     check_folder(output_dir, overwrite=True)
     import torch
 
@@ -203,7 +207,8 @@ def infer(
         if generate_cells:
             files.generated(network, names, n_generate, seed, folder)
         written = sorted(path.name for path in folder.iterdir())
-    typer.echo(f"{output_dir}: {', '.join(written)}.")
+    found(files=written, n_cells=adata.n_obs)
+    tell(f"{output_dir}: {', '.join(written)}.")
 
 
 def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=None) -> "AnnData":
@@ -220,6 +225,8 @@ def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=N
         check_input(data, folder=True)
         from ..pp import read_h5_batches
 
+        for path in (data, *([] if obs_csv is None else [obs_csv])):
+            read(path)
         adata = read_h5_batches(data, obs_csv=obs_csv, max_cells_per_batch=max_cells_per_batch)
     if genes is not None and hvg is not None and list(genes) != hvg:
         raise UsageError(
@@ -262,5 +269,5 @@ def _check_names(network, names: dict[str, str | None]) -> None:
             raise UsageError(f"{name!r} is no {kind} of the model. Closest names: {', '.join(close)}.")
 
 
-app.command(no_args_is_help=True)(reported(train))
-app.command(no_args_is_help=True)(reported(infer))
+app.command(no_args_is_help=True)(reported(train, "cvae"))
+app.command(no_args_is_help=True)(reported(infer, "cvae"))

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-from ._io import complete
+from ._io import complete, note_results
+from ._progress import training_options
+from ._run import read
 
 
-def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool, allow_pickle: bool) -> None:
+def run(settings: dict, output: Path, checkpoint: Path | None, *, allow_pickle: bool) -> None:
     """Train, or go on from `checkpoint`, and write every result to `output`."""
     import scvi
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,6 +20,9 @@ def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool
     from ._fit import quiet
 
     quiet()
+    for path in (Path(settings[name]) for name in ("data_dir", "vocab", "specs")):
+        read(path)
+    progress = training_options()
     data = ChunkDataModule(
         settings["data_dir"],
         expr_glob=settings["expr_glob"],
@@ -39,7 +44,7 @@ def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool
     )
     output.mkdir(parents=True, exist_ok=True)
     for name, document in {"config.json": settings, "metadata_field_specs.json": data.specs}.items():
-        with complete(output / name) as part:
+        with complete(output / name, provenance=False) as part:
             part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if not (output / "metadata_vocab.json").exists():
         shutil.copyfile(settings["vocab"], output / "metadata_vocab.json")
@@ -52,12 +57,12 @@ def run(settings: dict, output: Path, checkpoint: Path | None, *, progress: bool
         ckpt_path=None if checkpoint is None else str(checkpoint),
         datamodule=data,
         logger=TensorBoardLogger(output, name="tensorboard", version=""),
-        callbacks=[HistoryFile(output / "history.csv")],
-        enable_progress_bar=progress,
+        **progress | {"callbacks": [HistoryFile(output / "history.csv"), *progress.get("callbacks", [])]},
     )
-    with complete(output / "head_influence.csv") as part:
+    with complete(output / "head_influence.csv", provenance=False) as part:
         model.get_head_influence(datamodule=data).to_csv(part)
     model.save(output / "model")
+    note_results(output)
 
 
 def _included(path: Path, include: list[str]) -> dict:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_folder, check_output, complete, read_bulk, read_reference, write_table
+from ._io import check_exists, check_folder, check_output, complete, read_bulk, write_table
 from ._options import (
     LABELS_HELP,
     Accelerator,
@@ -16,10 +16,14 @@ from ._options import (
     BulkUnits,
     Epochs,
     Fractions,
+    FractionsOf,
+    GenesIn,
+    GenesInOption,
     InputType,
     Layer,
     MapGenes,
     Missing,
+    MissingGenes,
     NCellsKey,
     Obs,
     OnBadSample,
@@ -27,19 +31,23 @@ from ._options import (
     Seed,
     StudyKey,
 )
+from ._run import found, tell
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+
+    from ..models.hpvade._model import HPVADE
 
 
 def deconvolve(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[REF] BULK",
-            help="Labelled single cells (raw counts: h5ad, zarr, 10x folder or h5, table), left out with --model; then "
-            "bulk samples (counts, CPM, TPM or FPKM: h5ad, zarr, csv, tsv, xlsx, or the output of featureCounts, "
-            "salmon, kallisto, RSEM or STAR), genes in any order.",
+            metavar="[REF...] BULK",
+            help="Labelled single cells (raw counts: h5ad, zarr, 10x folder or h5, table; each of several files is a "
+            "study), left out with --model; then bulk samples (counts, CPM, TPM or FPKM: h5ad, zarr, csv, tsv, xlsx, "
+            "or the output of featureCounts, salmon, kallisto, RSEM or STAR), genes in any order.",
             show_default=False,
         ),
     ],
@@ -49,26 +57,24 @@ def deconvolve(
             "--output",
             "-o",
             metavar="OUT",
-            help=".csv: samples x types; .h5ad: BULK with the proportions in obsm. May be given twice.",
+            help=".csv: samples x types; .h5ad: BULK with all results in its slots. May be given twice.",
             show_default=False,
         ),
     ],
     labels_key: Annotated[str | None, typer.Option(metavar="KEY", help=LABELS_HELP)] = None,
     obs: Obs = None,
     map_genes: MapGenes = False,
+    genes_in: GenesInOption = GenesIn.auto,
     layer: Layer = None,
     bulk_layer: BulkLayer = None,
     sample_key: SampleKey = None,
     study_key: StudyKey = None,
     n_cells_key: NCellsKey = None,
     input_type: BulkUnits = InputType.auto,
-    missing: Annotated[
-        Missing,
-        typer.Option(help="Genes that BULK lacks: left out of the estimate (mean), not expressed (zero), or an error."),
-    ] = Missing.mean,
+    missing: MissingGenes = Missing.mean,
     batch_key: BatchKey = None,
     on_bad_sample: BadSamples = OnBadSample.error,
-    fractions: Annotated[Fractions, typer.Option(help="Fractions of cells, or of RNA.")] = Fractions.cell,
+    fractions: FractionsOf = Fractions.cell,
     intervals: Annotated[
         bool,
         typer.Option("--intervals", help="Also 90 % intervals: OUT.intervals.csv, and obsm of an .h5ad."),
@@ -77,6 +83,10 @@ def deconvolve(
         bool,
         typer.Option("--unknown", help="Also the share that no type of the reference explains (six samples or more)."),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE.html", help="Also one page to send, with a verdict, as of `hpvade report`."),
+    ] = None,
     epochs: Epochs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
@@ -99,7 +109,7 @@ def deconvolve(
 
     With a trained model: `hpvade deconvolve bulk.tsv --model model/ -o proportions.csv`
 
-    Blood, without a reference: `hpvade deconvolve bulk.tsv --model blood -o proportions.csv`
+    Blood, without a reference: `hpvade deconvolve quant.tsv --model blood --map-genes --report page.html -o out.csv`
 
     The CSV has one row per sample: its name in the column "sample", then one column per type. The proportions of a
     sample are fractions of its cells (--fractions rna: of its RNA) and sum to 1; a sample that was skipped has none.
@@ -109,20 +119,26 @@ def deconvolve(
     training |= {"--study-key": study_key, "--n-cells-key": n_cells_key}
     training |= {"--save-model": save_model, "--obs": obs}
     _check_usage(files, model, training)
-    for path in output:
-        check_output(path, ".csv", ".h5ad")
-    if nnls is not None:
-        check_output(nnls, ".csv")
-    if save_model is not None:
-        check_folder(save_model, overwrite=False)
+    _check_outputs(output, nnls, report, save_model)
     check_exists(files[-1])
     from .._keys import Keys
-    from ..io._names import named, writable  # loads pandas
+    from ..io._names import named  # loads pandas
     from ._fit import fit, load
 
     if model is None:
-        adata = read_reference(files[0], obs)
-        bulk = read_bulk(files[1], genes=adata.var_names if map_genes else None)
+        from ._references import read_references
+
+        keys = {name: training[name] for name in ("--labels-key", "--sample-key", "--n-cells-key")}
+        adata, layer, study_key = read_references(
+            files[:-1],
+            obs=obs,
+            genes_in=genes_in.value,
+            map_genes=map_genes,
+            layer=layer,
+            study_key=study_key,
+            keys=keys,
+        )
+        bulk = read_bulk(files[-1], genes=adata.var_names if map_genes else None, genes_in=genes_in.value)
         _check_bulk(bulk, adata, bulk_layer, input_type.value, on_bad_sample.value)
         trained = fit(
             adata,
@@ -137,22 +153,22 @@ def deconvolve(
         )
     else:
         trained = load(model, accelerator)
-        bulk = read_bulk(files[0], genes=trained.get_signature_matrix().index if map_genes else None)
+        genes = trained.get_signature_matrix().index if map_genes else None
+        bulk = read_bulk(files[0], genes=genes, genes_in=genes_in.value)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
     proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
     bounds = None
-    if intervals:
-        bounds = trained.get_proportion_intervals(bulk, fractions=fractions.value, **reading)
-        for bound in ("lower", "upper"):
-            bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = writable(bounds.xs(bound, axis=1, level="bound"))
-        bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
+    if intervals or report is not None:
+        bounds = add_intervals(bulk, trained, seed=seed, fractions=fractions.value, **reading)
     with ExitStack() as stack:
+        if report is not None:
+            _write_report(bulk, trained, stack.enter_context(complete(report)), reading, seed)
         for path in output:
             partial = stack.enter_context(complete(path))
             if path.suffix.lower() == ".csv":
                 write_table(proportions, partial)
-                if bounds is not None:
+                if intervals:
                     write_table(bounds, stack.enter_context(complete(path.with_suffix(".intervals.csv"))))
             else:
                 bulk.write_h5ad(partial)
@@ -160,13 +176,58 @@ def deconvolve(
             write_table(named(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)]), stack.enter_context(complete(nnls)))
         if save_model is not None:
             trained.save(stack.enter_context(complete(save_model)))
+    for path in [*output, *([] if report is None else [report])]:
+        tell(f"{path}: {len(proportions)} samples x {proportions.shape[1]} types.")
+    found(**_numbers(proportions, bounds if intervals else None))
+
+
+def _check_outputs(output: list[Path], nnls: Path | None, report: Path | None, save_model: Path | None) -> None:
+    if len(set(output)) < len(output):
+        raise UsageError("-o names one file twice.")
     for path in output:
-        typer.echo(f"{path}: {len(proportions)} samples x {proportions.shape[1]} types.")
+        check_output(path, ".csv", ".h5ad")
+    if nnls is not None:
+        check_output(nnls, ".csv")
+    if report is not None:
+        check_output(report, ".html", ".htm")
+    if save_model is not None:
+        check_folder(save_model, overwrite=False)
+
+
+def add_intervals(bulk: "AnnData", model: "HPVADE", **options) -> "pd.DataFrame":
+    """Write the bounds to `bulk`; samples x (type and bound)."""
+    from .._keys import Keys
+    from ..io._names import writable
+
+    bounds = model.get_proportion_intervals(bulk, **options)
+    for bound in ("lower", "upper"):
+        bulk.obsm[Keys.bound(Keys.PROPORTIONS, bound)] = writable(bounds.xs(bound, axis=1, level="bound"))
+    bounds.columns = [f"{name}_{bound}" for name, bound in bounds.columns]
+    return bounds
+
+
+def _write_report(bulk: "AnnData", model: "HPVADE", page: Path, reading: dict, seed: int) -> None:
+    """The verdict on the terminal and in `bulk`, then the page with what is known by now."""
+    import matplotlib
+
+    from .._report._report import report
+    from ._diagnose import judge
+
+    matplotlib.use("Agg")
+    judge(bulk, model, seed=seed, **{name: value for name, value in reading.items() if name != "batch_key"})
+    report(bulk, model, page, **{name: reading[name] for name in ("layer", "input_type", "missing")})
+
+
+def _numbers(proportions: "pd.DataFrame", bounds: "pd.DataFrame | None") -> dict:
+    """Of the JSON object."""
+    skipped = proportions.index[proportions.isna().all(axis=1)]
+    numbers = {"n_samples": len(proportions), "types": list(proportions), "skipped": list(skipped)}
+    return numbers | {"proportions": proportions} | ({} if bounds is None else {"intervals": bounds})
 
 
 def _check_usage(files: list[Path], model: Path | None, training: dict) -> None:
     """Either a reference to train on or a model, never both."""
-    if len(files) != (2 if model is None else 1):
+    if (len(files) < 2) if model is None else (len(files) != 1):
         raise UsageError(
             f"Got {len(files)} files ({', '.join(map(str, files))}); expected REF BULK, or BULK alone with --model DIR."
         )

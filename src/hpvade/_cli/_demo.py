@@ -6,6 +6,7 @@ import typer
 
 from ._io import check_folder, complete, save_figure, show, write_table
 from ._options import Accelerator, Epochs, Seed
+from ._run import found, tell
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,15 +43,15 @@ def demo(
     from ._fit import fit
 
     adata, bulk = datasets.pbmc_reference(), datasets.pbmc_bulk()
-    typer.echo(f"Reference: {adata.n_obs} cells x {adata.n_vars} genes. Bulk: {bulk.n_obs} samples.")
+    tell(f"Reference: {adata.n_obs} cells x {adata.n_vars} genes. Bulk: {bulk.n_obs} samples.")
     repaired = "transferred_labels"
     transfer_labels(adata, datasets.blood_anchor(), labels_key="cell_type", types=["CD4 T", "CD8 T", "NK"])
-    typer.echo(f"Labels of T and NK cells from protein-labelled cells: {adata.obs[repaired].isna().sum()} left out.")
+    tell(f"Labels of T and NK cells from protein-labelled cells: {adata.obs[repaired].isna().sum()} left out.")
     adata = adata[adata.obs[repaired].notna()].copy()
     options = {"labels_key": repaired, "epochs": epochs, "seed": seed, "accelerator": accelerator}
-    typer.echo("Training the literal specification ...")
+    tell("Training the literal specification ...")
     fit(adata, preset="spec", **options).deconvolve(bulk, key_added=_SPEC_KEY)
-    typer.echo("Training the default model ...")
+    tell("Training the default model ...")
     model = fit(adata, **options)
     proportions = model.deconvolve(bulk)
     metrics = evaluate(bulk, prediction_key=[Keys.PROPORTIONS, _SPEC_KEY])
@@ -62,9 +63,10 @@ def demo(
         bulk.write_h5ad(folder / "bulk.h5ad")
         model.save(folder / "model")
         _draw(bulk, model, folder)
+    found(proportions=proportions, metrics=metrics)
     show(proportions, "Proportions of cells")
     show(metrics, "Against flow cytometry (the constant predictor knows the mean of the truth)")
-    typer.echo(f"Results, plots and model are in {output}. Wall time {time.perf_counter() - start:.0f} s.")
+    tell(f"Results, plots and model are in {output}. Wall time {time.perf_counter() - start:.0f} s.")
 
 
 def _draw(bulk: "AnnData", model: "HPVADE", folder: Path) -> None:

@@ -1,27 +1,50 @@
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._errors import UsageError
 from ._io import check_exists, check_output, complete, read_bulk, write_table
-from ._options import Accelerator, BulkLayer, BulkUnits, InputType, MapGenes, Seed
+from ._options import (
+    Accelerator,
+    BadSamples,
+    Bulk,
+    BulkLayer,
+    BulkUnits,
+    GenesIn,
+    GenesInOption,
+    InputType,
+    MapGenes,
+    Missing,
+    MissingGenes,
+    Model,
+    OnBadSample,
+    Seed,
+)
+from ._run import found, tell, worded
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from ..models.hpvade._model import HPVADE
 
 _COLUMNS = ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict")
 
 
 def diagnose(
-    bulk: Annotated[
-        Path, typer.Argument(metavar="BULK", help="Bulk samples, as for `hpvade deconvolve`.", show_default=False)
-    ],
-    model: Annotated[Path, typer.Option(metavar="DIR", help="Model of `hpvade train`.", show_default=False)],
+    bulk: Bulk,
+    model: Model,
     output: Annotated[
         list[Path] | None,
         typer.Option("--output", "-o", metavar="OUT", help=".csv: one row per sample; .h5ad: BULK with the results."),
     ] = None,
     map_genes: MapGenes = False,
+    genes_in: GenesInOption = GenesIn.auto,
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
+    missing: MissingGenes = Missing.mean,
+    on_bad_sample: BadSamples = OnBadSample.error,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -37,26 +60,35 @@ def diagnose(
     for path in output:
         check_output(path, ".csv", ".h5ad")
     check_exists(bulk)
-    from .._keys import Keys
-    from ..tl import diagnose as judge
     from ._fit import load
 
     trained = load(model, accelerator)
-    data = read_bulk(bulk, genes=trained.get_signature_matrix().index if map_genes else None)
-    judge(data, trained, layer=bulk_layer, input_type=input_type.value, seed=seed)
-    rows = data.obs[[Keys.diagnosis(Keys.DIAGNOSIS, name) for name in _COLUMNS]].set_axis(list(_COLUMNS), axis=1)
+    genes = trained.get_signature_matrix().index if map_genes else None
+    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
+    rows = judge(data, trained, seed=seed, on_bad_sample=on_bad_sample.value, **reading)
     for path in output:
         with complete(path) as partial:
             if path.suffix.lower() == ".csv":
                 write_table(rows, partial)
             else:
                 data.write_h5ad(partial)
-    flagged = rows[rows["flagged"]]
-    messages = data.uns[Keys.DIAGNOSIS]["messages"]
-    typer.echo(f"{data.n_obs} samples, {len(flagged)} to look at; {len(messages)} remarks on the cohort.")
+
+
+def judge(data: "AnnData", model: "HPVADE", **options) -> "pd.DataFrame":
+    """The verdict, said and written to `data`; one row per sample."""
+    from .._keys import Keys
+    from ..tl import diagnose as judge_samples
+
+    judge_samples(data, model, **options)
+    rows = data.obs[[Keys.diagnosis(Keys.DIAGNOSIS, name) for name in _COLUMNS]].set_axis(list(_COLUMNS), axis=1)
+    flagged, messages = rows[rows["flagged"]], [worded(text) for text in data.uns[Keys.DIAGNOSIS]["messages"]]
+    tell(f"{data.n_obs} samples, {len(flagged)} to look at; {len(messages)} remarks on the cohort.")
     for message in messages:
-        typer.echo(f"- {message}")
+        tell(f"- {message}")
     for name, verdict in flagged["verdict"].items():
-        typer.echo(f"- {name}: {verdict}")
-    if not len(messages) and not len(flagged):
-        typer.echo("No sign of trouble.")
+        tell(f"- {name}: {verdict}")
+    if not messages and not len(flagged):
+        tell("No sign of trouble.")
+    found(messages=messages, flagged=dict(flagged["verdict"].items()), samples=rows)
+    return rows

@@ -1,68 +1,122 @@
-"""One line on stderr for whatever goes wrong, and the exit code: 2 for usage, 1 for data."""
+"""How a command ends: one line on stderr for whatever goes wrong, an exit code, and the object of `--json`."""
 
 import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and every warning.")]
+from ._run import Run, plain, print_json, running, say, worded
+
+REFUSED, USAGE, UNEXPECTED, STOPPED = 1, 2, 3, 130
+_SHARED = {
+    "as_json": Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, for programs, instead of lines.")
+    ],
+    "quiet": Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and every warning.")],
+}
 
 
 class UsageError(Exception):
     """What was asked for on the command line cannot be done."""
 
 
-def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the option ``--debug``; without it errors and warnings are one line each, on stderr."""
+def reported(command: Callable[..., None], family: str = "") -> Callable[..., None]:
+    """`command` with the options ``--json``, ``--quiet`` and ``--debug``, errors as one line and an exit code.
+
+    `family` is the command that it is a sub-command of.
+    """
+    name = " ".join([*family.split(), command.__name__.replace("_", "-")])
+    signature = inspect.signature(command)
 
     @functools.wraps(command)
-    def run(*, debug: bool = False, **options) -> None:
-        if debug:
-            return command(**options)
-        with warnings.catch_warnings():
-            # those of other packages are for developers
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning, module="hpvade")
-            warnings.showwarning = _warner()
+    def run(*, as_json: bool = False, quiet: bool = False, debug: bool = False, **options) -> None:
+        this = Run(name, plain(options), _words(signature), quiet, as_json)
+        with running(this), _warnings(debug):
             try:
                 command(**options)
             except (typer.Exit, typer.Abort):
                 raise
-            except Exception as error:
-                say("error", _message(error))
-                raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+            except (Exception, KeyboardInterrupt) as error:
+                text, code = _message(error)
+                text = text if code == USAGE else worded(text)
+                if as_json:
+                    print_json(this, text, code)
+                if debug:
+                    raise
+                say("error", text)
+                raise typer.Exit(code) from error
+            if as_json:
+                print_json(this)
 
-    signature = inspect.signature(command)
-    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
-    run.__annotations__ = {**command.__annotations__, "debug": Debug}
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in _SHARED.items()
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+    run.__annotations__ = {**command.__annotations__, **_SHARED}
     return run
 
 
-def say(kind: str, text: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"hpvade: {kind}: {' '.join(text.split())}", err=True)
+def _words(signature: inspect.Signature) -> frozenset[str]:
+    """The options of a command, as ``"--labels-key"``."""
+    words = set()
+    for name, parameter in signature.parameters.items():
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(option, OptionInfo):
+                named = (option.default, *(option.param_decls or ()))  # as Annotated takes them, the first is a default
+                long = {word for word in named if isinstance(word, str) and word.startswith("--")}
+                words |= long or {"--" + name.replace("_", "-")}
+    return frozenset(words)
+
+
+class _warnings(warnings.catch_warnings):
+    """Warnings of the package as one line each, once; those of other packages are for developers."""
+
+    def __init__(self, debug: bool):
+        super().__init__()
+        self._debug = debug
+
+    def __enter__(self):
+        super().__enter__()
+        if not self._debug:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning)
+            warnings.showwarning = _warner()
 
 
 def _warner() -> Callable[..., None]:
-    """A replacement of ``warnings.showwarning`` that says everything once."""
+    """A replacement of ``warnings.showwarning`` that says everything once.
+
+    Which package warns shows the frame that does; the file that a warning names is its caller's.
+    """
     said = set()
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if str(message) not in said:
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__") == "warnings":
+            frame = frame.f_back
+        own = frame is not None and frame.f_globals.get("__name__", "").startswith("hpvade.")
+        if own and str(message) not in said:
             said.add(str(message))
-            say("warning", str(message))
+            say("warning", worded(str(message)))
 
     return show
 
 
-def _message(error: Exception) -> str:
-    """The text of `error`; its type is added when it is none that the package raises on purpose."""
+def _message(error: BaseException) -> tuple[str, int]:
+    """The text of `error`, with its type when it is none that the package raises on purpose, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; what was not complete is not written.", STOPPED
     # str() of a KeyError is the repr of its message
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if isinstance(error, (UsageError, ValueError, KeyError, TypeError, OSError, RuntimeError)) and text:
-        return text
-    return f"{type(error).__name__}: {text} (--debug shows the traceback)"
+    if isinstance(error, UsageError):
+        return text, USAGE
+    if isinstance(error, (ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError)) and text:
+        return text, REFUSED
+    return f"{type(error).__name__}: {text} (--debug shows the traceback)", UNEXPECTED

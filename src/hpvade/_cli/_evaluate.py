@@ -1,12 +1,23 @@
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._errors import UsageError
-from ._io import as_text, check_folder, check_input, complete, read_bulk, read_table, save_figure, show
+from ._io import (
+    BLOOD,
+    as_text,
+    check_folder,
+    check_input,
+    complete,
+    read_bulk,
+    read_mapping,
+    read_table,
+    save_figure,
+    show,
+)
 from ._options import BulkLayer, BulkUnits, InputType
+from ._run import found, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,11 +75,11 @@ def evaluate(
     if bulk is not None and (model is None or nnls is not None):
         raise UsageError("--bulk BULK serves NNLS together with --model DIR, instead of --nnls NNLS.csv.")
     check_folder(output, overwrite=True)
-    if model is not None:
+    if model is not None and str(model) != BLOOD:
         check_input(model, folder=True)
     predicted, measured = read_table(pred), read_table(truth)
     baseline = None if nnls is None else read_table(nnls)
-    pairs = None if mapping is None else _read_mapping(mapping)
+    pairs = None if mapping is None else read_mapping(mapping)
     signature = None
     if model is not None:
         from ._fit import load
@@ -90,21 +101,11 @@ def evaluate(
 
             np.save(folder / "signature_matrix.npy", signature.to_numpy())
         _draw(samples.obsm[_PREDICTION], samples.obsm[_TRUTH], folder)
+    found(metrics=metrics, per_type=per_type, n_samples=samples.n_obs)
     show(metrics, f"{samples.n_obs} samples, {samples.obsm[_TRUTH].shape[1]} types")
     if baseline is None:
-        typer.echo(_NO_NNLS)
-    typer.echo(f"Results are in {output}.")
-
-
-def _read_mapping(path: Path) -> dict[str, str]:
-    check_input(path)
-    try:
-        mapping = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(mapping, dict) or not all(isinstance(column, str) for column in mapping.values()):
-        raise ValueError(f'{path} holds no mapping of names; expected {{"type": "truth column", ...}}.')
-    return mapping
+        tell(_NO_NNLS)
+    tell(f"Results are in {output}.")
 
 
 def _nnls(model, bulk: "AnnData", layer: str | None, input_type: str) -> "pd.DataFrame":

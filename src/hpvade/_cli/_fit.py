@@ -1,18 +1,17 @@
 """Train a model, or load one."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._io import check_input
+from ._io import BLOOD, check_input
+from ._progress import training_options
+from ._run import current
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..models.hpvade._model import HPVADE
-
-BLOOD = "blood"  # name of the model in the package
 
 
 def quiet() -> None:
@@ -45,18 +44,30 @@ def fit(
     keys = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key, "n_cells_key": n_cells_key}
     HPVADE.setup_anndata(adata, labels_key, layer=layer, **keys)
     model = HPVADE(adata, preset=preset)
-    model.train(max_epochs=epochs, accelerator=accelerator, enable_progress_bar=sys.stdout.isatty())
+    model.train(max_epochs=epochs, accelerator=accelerator, **training_options())
+    _answers(model)
     return model
 
 
 def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
     """The model saved in `folder`, or the one of the package with that name; it needs no reference."""
+    place = folder
     if str(folder) == BLOOD and not folder.exists():
         from ..datasets import blood_model
 
-        folder = blood_model()
-    check_input(folder, folder=True)
+        place = blood_model()
+    check_input(place, folder=True)
     from ..models.hpvade._model import HPVADE
 
     quiet()
-    return HPVADE.load(folder, accelerator=accelerator)
+    model = HPVADE.load(place, accelerator=accelerator)
+    _answers(model, folder)
+    return model
+
+
+def _answers(model: "HPVADE", folder: Path | None = None) -> None:
+    """Note which model answers."""
+    if (run := current()) is not None:
+        from ._provenance import of_model
+
+        run.model = {"path": None if folder is None else str(folder), "sha256": of_model(model)}

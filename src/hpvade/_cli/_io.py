@@ -1,26 +1,30 @@
 """Read inputs, show tables, and write outputs that appear only when they are complete."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..io._atomic import install_file, install_folder, partial
-from ._errors import UsageError, say
+from ._errors import UsageError
+from ._run import current, found, read, say
 
 if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
     from matplotlib.figure import Figure
 
+BLOOD = "blood"  # the name of the model and of the anchor in the package
 
-def read_bulk(path: Path, *, genes: "pd.Index | None" = None) -> "ad.AnnData":
+
+def read_bulk(path: Path, *, genes: "pd.Index | None" = None, genes_in: str = "auto") -> "ad.AnnData":
     """Bulk from a file of any kind that `hpvade.io.read_bulk` knows; names of genes are brought to those of `genes`."""
     check_exists(path)
-    from ..io import read_bulk as read
+    from ..io import read_bulk as read_file
 
-    bulk = _said(read(path))
+    bulk = _said(read_file(path, genes=genes_in))
+    read(path)
     return bulk if genes is None else map_genes(bulk, genes)
 
 
@@ -30,29 +34,62 @@ def map_genes(bulk: "ad.AnnData", genes: "pd.Index") -> "ad.AnnData":
     from ..pp import map_genes as translate
 
     bulk = translate(bulk, genes)
-    found = bulk.uns[Keys.GENE_MAP]
-    summed = f", {found['summed']} names added up" if found["summed"] else ""
-    say("note", f"genes: {found['species']}, {found['share']:.0%} of the reference's found{summed}")
+    mapped = bulk.uns[Keys.GENE_MAP]
+    summed = f", {mapped['summed']} names added up" if mapped["summed"] else ""
+    say("note", f"genes: {mapped['species']}, {mapped['share']:.0%} of the reference's found{summed}")
+    found(genes_mapped={"species": mapped["species"], "share_found": mapped["share"], "summed": mapped["summed"]})
     return bulk
 
 
-def read_reference(path: Path, obs: Path | None = None) -> "ad.AnnData":
+def read_reference(path: Path, obs: Path | None = None, *, genes_in: str = "auto") -> "ad.AnnData":
     """Cells from a file or folder of any kind that `hpvade.io.read_reference` knows."""
     check_exists(path)
     if obs is not None:
         check_exists(obs)
-    from ..io import read_reference as read
+    from ..io import read_reference as read_file
 
-    return _said(read(path, obs))
+    adata = _said(read_file(path, obs, genes=genes_in))
+    for one in (path, *([] if obs is None else [obs])):
+        read(one)
+    return adata
+
+
+def read_anchor(anchor: Path) -> "ad.AnnData":
+    """Cells whose labels hold: those of a file, or of the package."""
+    if str(anchor) != BLOOD or anchor.exists():
+        return read_reference(anchor)
+    from ..datasets import blood_anchor
+
+    return blood_anchor()
+
+
+def read_json(path: Path):
+    """What a JSON file holds."""
+    check_input(path)
+    import json
+
+    read(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """A mapping of names from a JSON file."""
+    mapping = read_json(path)
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
+        raise ValueError(f'{path} holds no mapping of names; expected {{"type": "column", ...}}.')
+    return mapping
 
 
 def _said(adata: "ad.AnnData") -> "ad.AnnData":
     """Say on stderr what was found out about a file."""
     from .._keys import Keys
 
-    found = adata.uns.get(Keys.READ)
-    if found is not None:
-        say("note", f"{found['file']}: {adata.n_obs} x {adata.n_vars} genes; {'; '.join(found['notes'])}")
+    file = adata.uns.get(Keys.READ)
+    if file is not None:
+        say("note", f"{file['file']}: {adata.n_obs} x {adata.n_vars} genes; {'; '.join(file['notes'])}")
     return adata
 
 
@@ -67,12 +104,46 @@ def read_table(path: Path) -> "pd.DataFrame":
     check_input(path)
     from ..io._annotation import read_numbers
 
+    read(path)
     return read_numbers(path)
+
+
+def rows_of(table: "pd.DataFrame", names: "pd.Index", path: Path) -> "pd.DataFrame":
+    """Rows of `table`, which comes from `path`, of samples; an error names those that it lacks."""
+    missing = names.difference(table.index)
+    if len(missing):
+        raise ValueError(f"{path} lacks {len(missing)} of the {len(names)} samples, such as {missing[0]!r}.")
+    return table.loc[names]
+
+
+def join_samples(data: "ad.AnnData", samples: Path, keys: Sequence[str]) -> None:
+    """Put columns of a table of samples into ``data.obs``."""
+    check_input(samples)
+    from ..io._annotation import match_rows, read_obs
+
+    read(samples)
+    table = read_obs(samples)
+    for key in keys:
+        if key not in table:
+            raise UsageError(f"{samples} has no column {key!r}; its columns are {', '.join(map(str, table.columns))}.")
+    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name)
+    for key in keys:
+        column = table[key].set_axis(names)
+        data.obs[key] = column[~column.index.duplicated()].reindex(wanted).to_numpy()
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
     """CSV with the sample names in the column "sample"."""
     table.to_csv(path, index_label="sample")
+
+
+def write_cells(adata: "ad.AnnData", path: Path) -> None:
+    """Cells as h5ad, without what a model noted in them."""
+    adata = adata.copy()
+    adata.obs = adata.obs.drop(columns=[key for key in adata.obs if str(key).startswith("_scvi")])
+    for key in [key for key in adata.uns if key.startswith("_scvi")]:
+        del adata.uns[key]
+    adata.write_h5ad(path)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
@@ -118,22 +189,50 @@ def _check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def complete(path: Path) -> Iterator[Path]:
+def complete(path: Path, *, provenance: bool = True) -> Iterator[Path]:
     """A name to write a file or folder to; it moves to `path` in one step when the block ends without an error.
 
     Files of the same name are replaced, and those of an earlier model where a model was written; others that are in
-    the folder `path` already stay.
+    the folder `path` already stay. Where a command runs, the provenance goes beside a file and into a folder.
     """
+    run = current() if provenance else None
     with partial(path, inside=path.is_dir()) as part:
         yield part
-        if not part.is_dir():
-            install_file(part, path)
-        elif (part / "model.json").is_file():
-            from ..models._saving import install_model
+        text = None if run is None else _record(part, path)
+        _install(part, path)
+    if run is not None:
+        _note(path, text)
 
-            install_model(part, path)
-        else:
-            install_folder(part, path)
+
+def note_results(folder: Path) -> None:
+    """Write the provenance of a folder that filled while a training ran."""
+    if current() is not None:
+        _note(folder, _record(folder, folder))
+
+
+def _record(part: Path, path: Path) -> str:
+    from ._provenance import record
+
+    return record(current(), part, path)
+
+
+def _note(path: Path, text: str) -> None:
+    from ._provenance import place
+
+    with partial(place(path)) as part:
+        part.write_text(text, encoding="utf-8")
+        install_file(part, place(path))
+    current().outputs.append(path)
+
+
+def _install(part: Path, path: Path) -> None:
+    if not part.is_dir():
+        return install_file(part, path)
+    if not (part / "model.json").is_file():
+        return install_folder(part, path)
+    from ..models._saving import install_model
+
+    install_model(part, path)
 
 
 def as_text(table: "pd.DataFrame") -> str:
@@ -142,7 +241,10 @@ def as_text(table: "pd.DataFrame") -> str:
 
 
 def show(table: "pd.DataFrame", title: str) -> None:
-    """Print `table` with three decimals; what is undefined is "-"."""
+    """Print `table` with three decimals, unless nobody reads it; what is undefined is "-"."""
+    run = current()
+    if run is not None and (run.quiet or run.as_json):
+        return
     import numpy as np
     from rich import box
     from rich.console import Console

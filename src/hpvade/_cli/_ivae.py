@@ -1,7 +1,6 @@
 """``hpvade ivae``: embed cells with :class:`hpvade.IVAE`."""
 
 import math
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,8 @@ import typer
 from ._errors import UsageError, reported
 from ._io import check_folder, complete, read_reference
 from ._options import Seed
+from ._progress import training_options
+from ._run import found, tell
 
 ivae = typer.Typer(
     name="ivae",
@@ -120,7 +121,7 @@ def train(
         batch_size=cells_per_batch(percent, adata.n_obs),
         early_stopping=early_stopping and len(adata) > 2,
         plan_kwargs={"lr": lr},
-        enable_progress_bar=sys.stdout.isatty(),
+        **training_options(),
     )
     with ExitStack() as stack:
         folder = stack.enter_context(complete(output_dir))
@@ -132,10 +133,11 @@ def train(
         pd.concat([frame.iloc[:, 0] for frame in model.history.values()], axis=1).to_csv(folder / "history.csv")
         if save_model is not None:
             model.save(stack.enter_context(complete(save_model)))
+    found(n_cells=adata.n_obs, n_epochs=len(model.history["train_loss"]))
     if labels_key is not None:
-        typer.echo(model.get_metrics().to_frame("latent").T.to_string(float_format="{:.3f}".format))
+        tell(model.get_metrics().to_frame("latent").T.to_string(float_format="{:.3f}".format))
     written = "latent.npy" if irecon == 0 else f"latent.npy, iembed.npy ({i_dim} axes)"
-    typer.echo(f"{output_dir}: {written}, {adata.n_obs} cells, {len(model.history['train_loss'])} epochs.")
+    tell(f"{output_dir}: {written}, {adata.n_obs} cells, {len(model.history['train_loss'])} epochs.")
 
 
 def cells_per_batch(percent: float, n_cells: int) -> int:
@@ -143,7 +145,7 @@ def cells_per_batch(percent: float, n_cells: int) -> int:
     return min(max(2, round(percent * n_cells)), n_cells)
 
 
-ivae.command(no_args_is_help=True)(reported(train))
+ivae.command(no_args_is_help=True)(reported(train, "ivae"))
 
 
 @ivae.callback()

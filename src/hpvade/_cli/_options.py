@@ -48,11 +48,40 @@ class Fractions(StrEnum):
     rna = "rna"
 
 
+class GenesIn(StrEnum):
+    """Where the genes of a table are."""
+
+    auto = "auto"
+    rows = "rows"
+    columns = "columns"
+
+
 REFERENCE_HELP = "Labelled single cells, cells x genes, raw counts: h5ad, zarr, a 10x folder or h5, or a table."
 LABELS_HELP = "Column of REF.obs with one cell type per cell."
 Reference = Annotated[
     Path,
     typer.Argument(metavar="REF", help=REFERENCE_HELP, show_default=False),
+]
+References = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="REF...", help=REFERENCE_HELP + " Several: each file is a study, solved by itself.", show_default=False
+    ),
+]
+Bulk = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BULK", help="Bulk samples, in any of the formats of `hpvade deconvolve`.", show_default=False
+    ),
+]
+Model = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", help="Model of `hpvade train`, or 'blood', the one in the package.", show_default=False
+    ),
+]
+CellsOut = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="The new reference.", show_default=False)
 ]
 LabelsKey = Annotated[str, typer.Option(metavar="KEY", help=LABELS_HELP, show_default=False)]
 Obs = Annotated[
@@ -61,7 +90,12 @@ Obs = Annotated[
 ]
 MapGenes = Annotated[
     bool,
-    typer.Option("--map-genes", help="Translate BULK's genes to REF's: Ensembl ids, previous symbols, Excel's dates."),
+    typer.Option(
+        "--map-genes", help="Translate names of genes to the reference's: Ensembl ids, previous symbols, Excel's dates."
+    ),
+]
+GenesInOption = Annotated[
+    GenesIn, typer.Option("--genes-in", help="Of tables: whether genes are the rows or the columns; auto finds out.")
 ]
 Layer = Annotated[str | None, typer.Option(metavar="NAME", help="Layer of REF with the counts; X by default.")]
 SampleKey = Annotated[
@@ -81,6 +115,23 @@ BulkUnits = Annotated[
 BadSamples = Annotated[
     OnBadSample,
     typer.Option(help="Samples without expression or with NaN or negative values: an error, or rows without numbers."),
+]
+MissingGenes = Annotated[
+    Missing,
+    typer.Option(help="Genes that BULK lacks: left out of the estimate (mean), not expressed (zero), or an error."),
+]
+FractionsOf = Annotated[Fractions, typer.Option(help="Fractions of cells, or of RNA.")]
+Anchor = Annotated[
+    Path,
+    typer.Option(metavar="ANCHOR", help="Cells whose labels hold: a file as REF, or 'blood', those in the package."),
+]
+AnchorLabelsKey = Annotated[str, typer.Option(metavar="KEY", help="Column of ANCHOR.obs with its labels.")]
+NameMapping = Annotated[
+    Path | None,
+    typer.Option(metavar="M.json", help='Which name means which on the other side, {"own name": "other name"}.'),
+]
+SamplesTable = Annotated[
+    Path | None, typer.Option(metavar="TABLE", help="Table (csv, tsv, xlsx) with one row per sample, joined by name.")
 ]
 BatchKey = Annotated[
     str | None,

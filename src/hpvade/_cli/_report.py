@@ -1,24 +1,46 @@
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_input, check_output, complete, read_bulk, read_table
-from ._options import Accelerator, BulkLayer, BulkUnits, InputType, MapGenes
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from anndata import AnnData
+from ._io import (
+    check_exists,
+    check_input,
+    check_output,
+    complete,
+    join_samples,
+    read_bulk,
+    read_reference,
+    read_table,
+    rows_of,
+)
+from ._options import (
+    Accelerator,
+    BadSamples,
+    BatchKey,
+    Bulk,
+    BulkLayer,
+    BulkUnits,
+    GenesIn,
+    GenesInOption,
+    InputType,
+    MapGenes,
+    Missing,
+    MissingGenes,
+    Model,
+    OnBadSample,
+    SamplesTable,
+    Seed,
+)
+from ._run import found, tell
 
 _TRUTH = "truth"
 
 
 def report(
-    bulk: Annotated[
-        Path, typer.Argument(metavar="BULK", help="Bulk samples, as for `hpvade deconvolve`.", show_default=False)
-    ],
-    model: Annotated[Path, typer.Option(metavar="DIR", help="Model of `hpvade train`.", show_default=False)],
+    bulk: Bulk,
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="The page.", show_default=False)],
     truth: Annotated[
         Path | None, typer.Option(metavar="T.csv", help="Measured proportions, samples x types, to compare with.")
@@ -26,13 +48,26 @@ def report(
     groupby: Annotated[
         str | None, typer.Option(metavar="KEY", help="Column of BULK.obs, or of --samples, with groups to compare.")
     ] = None,
-    samples: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Table with one row per sample, for --groupby.")
+    covariates: Annotated[
+        list[str] | None, typer.Option("--covariate", metavar="KEY", help="Compare at equal values of it; repeat it.")
+    ] = None,
+    paired: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Column with subjects: compare within them.")
+    ] = None,
+    samples: SamplesTable = None,
+    checked: Annotated[
+        Path | None,
+        typer.Option(metavar="REF.h5ad", help="Reference of `hpvade check-labels -o`, whose findings are shown."),
     ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Heading of the page.")] = "Cell-type composition",
     map_genes: MapGenes = False,
+    genes_in: GenesInOption = GenesIn.auto,
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
+    missing: MissingGenes = Missing.mean,
+    batch_key: BatchKey = None,
+    on_bad_sample: BadSamples = OnBadSample.error,
+    seed: Seed = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Write one page with proportions, intervals, a verdict and methods, to be sent to a colleague.
@@ -42,24 +77,38 @@ def report(
     The page needs no network. It says first whether the result can be trusted, and why not.
     """
     check_output(output, ".html", ".htm")
-    if samples is not None and groupby is None:
-        raise UsageError("--samples TABLE serves --groupby KEY, which is missing.")
+    serving = {"--samples TABLE": samples, "--covariate KEY": covariates or None, "--paired KEY": paired}
+    if groupby is None and (given := [name for name, value in serving.items() if value is not None]):
+        raise UsageError(f"{given[0]} serves --groupby KEY, which is missing.")
     check_exists(bulk)
-    for path in (truth, samples):
+    for path in (truth, samples, checked):
         if path is not None:
             check_input(path)
     import matplotlib
 
     from .._report._report import report as write
+    from ._deconvolve import add_intervals
+    from ._diagnose import judge
     from ._fit import load
 
     matplotlib.use("Agg")
     trained = load(model, accelerator)
-    data = read_bulk(bulk, genes=trained.get_signature_matrix().index if map_genes else None)
+    genes = trained.get_signature_matrix().index if map_genes else None
+    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     if samples is not None:
-        _join(data, samples, groupby)
+        join_samples(data, samples, [key for key in (groupby, *(covariates or []), paired) if key is not None])
     if truth is not None:
-        data.obsm[_TRUTH] = _of_samples(read_table(truth), data.obs_names, truth)
+        data.obsm[_TRUTH] = rows_of(read_table(truth), data.obs_names, truth)
+    reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
+    samplewise = {"on_bad_sample": on_bad_sample.value}
+    trained.deconvolve(data, batch_key=batch_key, **samplewise, **reading)
+    add_intervals(data, trained, seed=seed, batch_key=batch_key, **samplewise, **reading)
+    judge(data, trained, seed=seed, **samplewise, **reading)
+    if covariates or paired:  # taken by the page instead of the plain comparison
+        from ..tl import compare_groups
+
+        compare_groups(data, groupby, covariates=covariates or None, paired=paired, seed=seed)
+    shown = {} if checked is None else {"reference": read_reference(checked)}
     with complete(output) as partial:
         write(
             data,
@@ -68,26 +117,8 @@ def report(
             truth_key=None if truth is None else _TRUTH,
             groupby=groupby,
             title=title,
-            layer=bulk_layer,
-            input_type=input_type.value,
+            **shown,
+            **reading,
         )
-    typer.echo(f"{output}: {data.n_obs} samples x {len(trained.cell_types)} types.")
-
-
-def _join(data: "AnnData", samples: Path, groupby: str) -> None:
-    """Put the column `groupby` of a table of samples into ``data.obs``."""
-    from ..io._annotation import match_rows, read_obs
-
-    table = read_obs(samples)
-    if groupby not in table:
-        raise UsageError(f"{samples} has no column {groupby!r}; its columns are {', '.join(map(str, table.columns))}.")
-    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name)
-    groups = table[groupby].set_axis(names)
-    data.obs[groupby] = groups[~groups.index.duplicated()].reindex(wanted).to_numpy()
-
-
-def _of_samples(table: "pd.DataFrame", names: "pd.Index", path: Path) -> "pd.DataFrame":
-    missing = names.difference(table.index)
-    if len(missing):
-        raise ValueError(f"{path} lacks {len(missing)} of the {len(names)} samples, such as {missing[0]!r}.")
-    return table.loc[names]
+    found(n_samples=data.n_obs, types=trained.cell_types)
+    tell(f"{output}: {data.n_obs} samples x {len(trained.cell_types)} types.")

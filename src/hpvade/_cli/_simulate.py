@@ -6,6 +6,7 @@ import typer
 
 from ._io import check_output, complete, read_reference, write_table
 from ._options import LabelsKey, Layer, Obs, Reference, SampleKey, Seed
+from ._run import found, tell
 
 
 def simulate(
@@ -61,4 +62,5 @@ def simulate(
         bulk.write_h5ad(stack.enter_context(complete(output)))
         if truth is not None:
             write_table(named(bulk.obsm[Keys.TRUE_PROPORTIONS]), stack.enter_context(complete(truth)))
-    typer.echo(f"{output}: {bulk.n_obs} samples x {bulk.n_vars} genes, {n_cells} cells each.")
+    found(n_samples=bulk.n_obs, n_genes=bulk.n_vars, types=list(named(bulk.obsm[Keys.TRUE_PROPORTIONS])))
+    tell(f"{output}: {bulk.n_obs} samples x {bulk.n_vars} genes, {n_cells} cells each.")

@@ -23,6 +23,7 @@ _BY_DAY = re.compile(r"^(\d{1,2})[-. /]{1,2}([^\W\d]{3,5})\.?(?:[-. /]\d{2,4})?$
 _BY_MONTH = re.compile(r"^([^\W\d]{3,5})\.?[-. /](\d{1,2})$")
 _ISO = re.compile(r"^(?:19|20)\d\d-(\d\d)-(\d\d)(?:[ T]00:00:00)?$")
 _LOOKED_AT = 3000
+_SHORT = 4  # aliases such as p1 and p2 are what people call samples
 _SURE = 0.2  # share of known names from which on a species is recognised
 
 
@@ -179,6 +180,7 @@ def _known(names: list[str], species: str) -> float:
 def _knows(names: pd.Series, species: str) -> pd.Series:
     found = find_genes(names, species)
     known = found["symbol"].notna() & (found["how"] != "date")  # dates say nothing of the species
+    known &= ~((found["how"] == "previous") & (names.str.len() < _SHORT).to_numpy())
     return known | names.str.match(PREFIX[species] + r"\d{11}").astype(bool)
 
 
@@ -192,6 +194,9 @@ def add_up(adata, names: pd.Index):
     from anndata import AnnData
     from scipy import sparse
 
+    from ._rows import is_dask
+
+    adata = adata.to_memory() if adata.isbacked else adata
     unique = pd.Index(names).unique()
     codes = unique.get_indexer(names)
     var = adata.var.iloc[np.unique(codes, return_index=True)[1]].copy()
@@ -201,6 +206,9 @@ def add_up(adata, names: pd.Index):
     def pooled(matrix):
         if len(unique) == len(codes):
             return matrix.copy()
+        if is_dask(matrix):
+            one = matrix.rechunk({1: -1})
+            return one.map_blocks(pooled, chunks=(one.chunks[0], (len(unique),)), dtype=matrix.dtype)
         whole = sparse.issparse(matrix)
         summed = (sparse.csr_matrix(matrix) if whole else np.asarray(matrix)) @ pool
         return (sparse.csr_matrix(summed) if whole else np.asarray(summed)).astype(matrix.dtype)

@@ -6,6 +6,10 @@ from anndata import AnnData
 from ._gene_map import find_species, match_genes
 from ._rows import in_memory
 
+MAP_GENES = (
+    "pass map_genes=True to `deconvolve`. Elsewhere, take `hp.pp.map_genes(bulk, genes)` with the names of the "
+    "reference."
+)
 _ENSEMBL = r"^ENS[A-Z]*G\d{6,}(?:\.\d+)?$"
 _VERSION = r"\.\d+$"
 
@@ -17,7 +21,7 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
         raise ValueError(
             f"{name}.var_names has {len(twice)} gene names more than once, such as {list(twice[:3])}; genes are "
             "aligned by name, so each must be unique. Add up the columns of a gene, as "
-            f"`{name} = hp.pp.map_genes({name})` does (--map-genes on the command line), or keep its first with "
+            f"`{name} = hp.pp.map_genes({name})` does, or keep its first with "
             f"`{name} = {name}[:, ~{name}.var_names.duplicated()].copy()`. `var_names_make_unique` would hide them."
         )
 
@@ -59,7 +63,8 @@ def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
     for here, there, who, other in ((names, genes, "bulk", "model"), (genes, names, "model", "bulk")):
         if _ensembl(here) and not _ensembl(there):
             return (
-                f"The {who} has Ensembl ids, the {other} gene symbols. Translate the bulk's names to the model's kind."
+                f"The {who} has Ensembl ids, the {other} gene symbols. For human and mouse genes, {MAP_GENES} "
+                "Translate those of other species yourself."
             )
         if here.str.fullmatch(r"\d+").mean() > 0.5:
             return (
@@ -82,10 +87,7 @@ def _translated(names: pd.Index, genes: pd.Index) -> str | None:
     share = genes.isin(match_genes(names, genes, species)["name"].dropna()).mean()
     if share < 0.5:
         return None
-    return (
-        f"They are other names of the same genes. `bulk = hp.pp.map_genes(bulk, model.get_signature_matrix().index)` "
-        f"finds {share:.0%} of the model's genes; on the command line, --map-genes does."
-    )
+    return f"They are other names of the same genes. To find {share:.0%} of the model's, {MAP_GENES}"
 
 
 def _ensembl(names: pd.Index) -> bool:

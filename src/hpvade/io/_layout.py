@@ -28,7 +28,7 @@ _ANNOTATION = re.compile(
 _RESULTS = {"log2foldchange", "logfc", "log2fc", "pvalue", "p_value", "padj", "adj_p_val", "fdr", "basemean", "lfcse"}
 _SUMMARY_ROWS = re.compile(r"N_(unmapped|multimapping|noFeature|ambiguous)|__\w+")
 _BAM = re.compile(r"(\.sorted|\.markdup|\.dedup|[._]?Aligned\.sortedByCoord\.out|[._]?Aligned\.out)*\.(bam|sam|cram)$")
-_SURE, _LONG = 0.25, 5
+_SURE, _CERTAIN, _LONG = 0.25, 0.75, 5
 
 
 @dataclass
@@ -139,8 +139,11 @@ def _genes_are_rows(table, heads, plain, text, name, genes, notes) -> bool:
     columns = [head for i, head in enumerate(heads) if i not in text]
     likeness = gene_likeness(columns)
     per_row = max((gene_likeness(table.iloc[:, i].astype(str).tolist()) for i in text), default=0.0)
-    if max(per_row, likeness) >= _SURE and max(per_row, likeness) > 1.5 * min(per_row, likeness):
-        as_rows = per_row > likeness
+    n_rows, n_columns = len(table), len(columns)
+    as_rows = per_row > likeness
+    is_short = _LONG * (n_rows if as_rows else n_columns) <= (n_columns if as_rows else n_rows)
+    sure = _CERTAIN if is_short else _SURE  # a few samples may be called as genes are
+    if max(per_row, likeness) >= sure and max(per_row, likeness) > 1.5 * min(per_row, likeness):
         notes.append(f"genes are the {'rows' if as_rows else 'columns'}")
         return as_rows
     head = plain[text[0]] if text else ""
@@ -150,7 +153,6 @@ def _genes_are_rows(table, heads, plain, text, name, genes, notes) -> bool:
     if head and _GENE_HEADS.fullmatch(head) and head not in ("id", "name", "names", "ids"):
         notes.append(f"genes are the rows, as the column {heads[text[0]]!r} says")
         return True
-    n_rows, n_columns = len(table), len(columns)
     if max(n_rows, n_columns) >= _LONG * min(n_rows, n_columns):
         as_rows = n_rows > n_columns
         notes.append(f"the names are no known genes; the longer side, the {'rows' if as_rows else 'columns'}, is taken")

@@ -64,7 +64,7 @@ def _gene_names(cells: Cells, plain: list[str], path: Path) -> tuple[pd.Index, b
                 "run the quantifier with a table of transcripts and genes (salmon quant -g)."
             )
         return pd.Index(genes), True, []
-    return pd.Index(names), by_transcript, []
+    return pd.Index(names.tolist()), by_transcript, []
 
 
 def _star(cells: Cells, path: Path) -> Layout | None:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scipy.io import mmread
 
 from .._keys import Keys
 from ._annotation import match_rows, read_obs
@@ -98,10 +100,9 @@ def _read_10x(path: Path, kind: str) -> AnnData:
             else:
                 folder, matrix = _folder_of_matrix(path), _matrix_in(path)
                 prefix = re.sub(r"matrix\.mtx(\.gz)?$", "", matrix.name)
-                zipped = matrix.suffix == ".gz"
-                adata = sc.read_10x_mtx(
-                    folder, make_unique=False, prefix=prefix or None, **({} if zipped else _plain(folder, prefix))
-                )
+                plain = matrix.suffix != ".gz" and (folder / f"{prefix}features.tsv").exists()
+                read = _read_plain if plain else partial(sc.read_10x_mtx, make_unique=False)
+                adata = read(folder, prefix=prefix or None)
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as 10x {'h5' if kind == '10x_h5' else 'matrix, features and barcodes'}: "
@@ -127,9 +128,23 @@ def _matrix_in(path: Path) -> Path:
     return found[0]
 
 
-def _plain(folder: Path, prefix: str) -> dict:
-    """Uncompressed files with features instead of genes need a word; scanpy tells the rest by itself."""
-    return {"compressed": False} if (folder / f"{prefix}features.tsv").exists() else {}
+def _read_plain(folder: Path, prefix: str | None) -> AnnData:
+    """Uncompressed matrix, features and barcodes, as STARsolo writes them and scanpy does not read them."""
+    matrix, features, barcodes = (
+        folder / f"{prefix or ''}{name}" for name in ("matrix.mtx", "features.tsv", "barcodes.tsv")
+    )
+    X = sparse.csr_matrix(mmread(matrix)).T.tocsr()
+    var = pd.read_csv(features, sep="\t", header=None, dtype=str, keep_default_na=False)
+    cells = pd.read_csv(barcodes, sep="\t", header=None, dtype=str, keep_default_na=False)[0]
+    if X.shape != (len(cells), len(var)):
+        raise ValueError(
+            f"the matrix has {X.shape[1]} x {X.shape[0]} values for {len(var)} features, {len(cells)} cells"
+        )
+    names = var[1] if var.shape[1] > 1 else var[0]
+    adata = AnnData(X, pd.DataFrame(index=cells.tolist()), pd.DataFrame({"gene_ids": var[0].tolist()}, names.tolist()))
+    if var.shape[1] > 2:
+        return adata[:, (var[2] == "Gene Expression").to_numpy()].copy()
+    return adata
 
 
 def _with_obs(adata: AnnData, obs) -> AnnData:

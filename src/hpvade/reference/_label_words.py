@@ -1,5 +1,6 @@
 """The findings of a check of labels, one plain sentence each, with consequence and remedy."""
 
+import numpy as np
 import pandas as pd
 
 from .._text import listed
@@ -87,6 +88,14 @@ def limits(check: LabelCheck, markers: dict | None, heard: dict[str, list[str]],
             f"{share:.0%} of the cells are flagged: labels, mapping or anchor do not belong to these cells, and the "
             "suggestions say little."
         )
+    agreement = check.types["anchor"].dropna() if "anchor" in check.types else []
+    if len(agreement):
+        share = np.average(agreement, weights=check.types.loc[agreement.index, "n_cells"])
+        if share < 0.5:
+            found.append(
+                f"The anchor agrees with {share:.0%} of the labels that it knows: labels, mapping or anchor do not "
+                "belong to these cells. Correct that first; which cells are wrong cannot be said."
+            )
     if len(small := check.types.index[check.types["n_cells"] < 20]):
         found.append(f"Too few cells to say much of {listed(small, 10)}.")
     return found

@@ -18,6 +18,7 @@ _VISIBLE_Z = 2.0
 MIN_RATE = 0.1  # excess rate of markers of a type that no cell is called
 MIN_DOUBLET = 0.9
 MIN_CELLS = 5  # that look like another type, to speak of it
+FALSE_FLAGS = 0.05  # of the cells flagged for a second type, so many may be expected to be right
 _MIN_PRIOR = 0.005
 _WIDER = 0.3  # log odds
 _CHEAP_CELLS, _LOOK = 3000, 100_000
@@ -119,10 +120,10 @@ def check(
     second = rival.argmax(axis=1)
 
     pairs, probability = _pairs(types, codes, log, second)
-    allowed = set(doubtful(pairs)[["type", "second"]].itertuples(index=False, name=None))
-    flagged = (probability > 0.5) & np.array(
-        [(types[a], types[b]) in allowed for a, b in zip(codes, second, strict=True)]
-    )
+    flagged = np.zeros(len(codes), dtype=bool)
+    for row in doubtful(pairs).itertuples():
+        cells = np.flatnonzero((types[codes] == row.type) & (types[second] == row.second))
+        flagged[cells] = surely_other(probability[cells])
     if markers:
         shown = _shown_by_markers(codes, class_of, outside, expressed, rates)
         second, flagged = np.where(shown >= 0, shown, second), flagged | (shown >= 0)
@@ -183,6 +184,19 @@ def _pairs(types, codes, log, second) -> tuple[pd.DataFrame, np.ndarray]:
                 rows.append(row | {"read": read, "by": "cells", "cells": share})
     table = pd.DataFrame(rows, columns=["type", "second", "share", "n_cells", "read", "by", "cells"])
     return table.sort_values("share", ascending=False, ignore_index=True), probability
+
+
+def surely_other(probability: np.ndarray) -> np.ndarray:
+    """The most probable of some cells, as many as hold `FALSE_FLAGS` right labels in expectation, bool (cells,).
+
+    The mean of 1 - probability over a set is its expected false discovery rate (Efron's local one, averaged). A share
+    of cells is known better than which cells they are: where types overlap, fewer are flagged than counted.
+    """
+    order = np.argsort(-probability, kind="stable")
+    false = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[false <= FALSE_FLAGS]] = True
+    return chosen
 
 
 def _visible(rates: pd.DataFrame) -> pd.DataFrame:

@@ -135,6 +135,17 @@ def pair_information(share: np.ndarray, genes: np.ndarray) -> np.ndarray:
     return np.stack([np.minimum(np.square(level - one[:, None]), 1).sum(axis=0) for one in level.T])
 
 
+def lost_pairs(share: np.ndarray, informative: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Which pairs of types `present` genes (genes,) tell apart no more, and the information with these and all genes.
+
+    Each is (pairs,), in the order of `np.triu_indices`.
+    """
+    upper = np.triu_indices(share.shape[1], 1)
+    full = pair_information(share, _markers(share, informative))[upper]
+    left = pair_information(share, _markers(share, informative & present))[upper]
+    return (left < _PARTIAL * full) & (left < LOST), left, full
+
+
 def reads_needed(share: np.ndarray, genes: np.ndarray) -> float:
     r"""Reads from which on a sample says more than equal parts would.
 
@@ -244,12 +255,11 @@ def _patterns(aligned: AlignedBulk, lowest: np.ndarray) -> np.ndarray:
     """Names of groups of samples (samples,) by the genes that they lack, though others have them; mostly one group."""
     labels = np.full(len(aligned.total), "", dtype=object)
     seen = aligned.shares > 0
-    genes = np.flatnonzero(aligned.present & (lowest >= _CERTAIN_SHARE))
-    genes = genes[seen[:, genes].any(axis=0)]
-    certain = lowest[genes] * aligned.depth[:, None] >= _CERTAIN_READS
-    lacks = certain & ~seen[:, genes]
-    n_lacking = lacks.sum(axis=1)
-    left = (n_lacking >= _MIN_FILLED) & (n_lacking >= _FILLED * certain.sum(axis=1))
+    genes = np.flatnonzero(aligned.present & (lowest >= _CERTAIN_SHARE) & seen.any(axis=0))
+    certain = lowest[genes] >= (_CERTAIN_READS / aligned.depth)[:, None]
+    lacks = certain & ~seen.take(genes, axis=1)
+    n_lacking = np.count_nonzero(lacks, axis=1)
+    left = (n_lacking >= _MIN_FILLED) & (n_lacking >= _FILLED * np.count_nonzero(certain, axis=1))
     number = 0
     while left.any():
         first = left.argmax()

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._text import listed
 from ..simulate import ChunkSums
+from ._measured import LOST, lost_pairs
 from ._signature import Signature, reference_signature
 
 _FLOOR = 5e-5  # share of a type's RNA below which a gene says little, as in the regression
@@ -51,7 +52,8 @@ def combine_studies(chunks: ChunkSums, study: np.ndarray, names: list[str]) -> S
     Raises
     ------
     ValueError
-        A study shares no type, or hardly a gene, with the others, so that nothing brings them to one scale.
+        A study shares no type, or hardly a gene, with the others, so that nothing brings them to one scale; or it
+        measures too few genes to tell most types apart, and would have an equal say in the mean.
     """
     n_studies, n_types = len(names), chunks.n_types
     own = np.zeros((n_studies, n_types), dtype=bool)
@@ -62,6 +64,7 @@ def combine_studies(chunks: ChunkSums, study: np.ndarray, names: list[str]) -> S
         found[s][:, own[s]] = _signature_of(chunks.select_chunks(study == s), own[s])
     _scale(found, measured, own, names)
     combined = _mean(found, measured, own)
+    _check_genes(combined, measured, names)
     borrowed = found.copy()
     for s, k in zip(*np.nonzero(~own), strict=True):
         lenders = own[:, k]
@@ -103,6 +106,20 @@ def _scale(found: np.ndarray, measured: np.ndarray, own: np.ndarray, names: list
         found[s] *= np.exp(np.median(np.log(theirs / mine)[(mine > 0) & (theirs > 0)]))
         order.append(s)
         left.remove(s)
+
+
+def _check_genes(combined: np.ndarray, measured: np.ndarray, names: list[str]) -> None:
+    """Refuse a study as a bulk with its genes would be refused."""
+    share = combined / combined.sum(axis=0)
+    for name, genes in zip(names, measured, strict=True):
+        lost, left, full = lost_pairs(share, np.ones(len(share), dtype=bool), genes)
+        if lost.mean() > 0.5:
+            raise ValueError(
+                f"study {name!r} measures {genes.sum()} of {len(genes)} genes, by which the typical pair of types is "
+                f"told apart by {np.median(left):.1f} genes' worth of information where all genes have "
+                f"{np.median(full):.0f}; at least {LOST:.0f} are needed for most pairs. Leave the study out, or read "
+                "its other genes."
+            )
 
 
 def _mean(found: np.ndarray, measured: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._influence import Influence
 from ._linear import check_shapes, coordinate_descent, on_processor
 
 HUBER = 1.345  # 95 % efficiency for normal residuals
@@ -29,6 +30,8 @@ class RobustFit:
         (samples,): robust standard deviation of the log residuals over genes.
     covariance
         (samples x types x types) of the log-scale model's amounts over their total, or None if not asked for.
+    influence
+        What each gene does to the fractions, or None if no covariance was asked for.
     """
 
     rna_proportions: Tensor
@@ -36,6 +39,7 @@ class RobustFit:
     gene_weight: Tensor
     residual: Tensor
     covariance: Tensor | None = None
+    influence: Influence | None = None
 
 
 def robust(
@@ -119,7 +123,7 @@ def robust(
     covariance
         Also return the covariance of the amounts: the sandwich :math:`H^{-1} (\sum_g u_g u_g^\top) H^{-1}` with the
         genes as independent draws, :math:`u_g` the gene's term of the gradient with the factor put back into its
-        residual, so that another platform's factors are among the draws.
+        residual, so that another platform's factors are among the draws, as far as Huber's loss lets one gene pull.
 
     Raises
     ------
@@ -164,7 +168,9 @@ def robust(
     fractions, rest = amounts / total, []
     if covariance:
         rows = zip(*(x.split(block) for x in (amounts, bulk, depth)), strict=True)
-        rest = [torch.cat([problem.covariance(*x, factor) for x in rows]) / total[:, :, None].double() ** 2]
+        score, inverse = (torch.cat(x) for x in zip(*(problem.influence(*x, factor) for x in rows), strict=True))
+        influence = Influence(score, problem.profile(factor), inverse / total[:, :, None].double())
+        rest = [influence.covariance(influence), influence]
     fractions = torch.where(fractions.sum(dim=1, keepdim=True) == 0, 1 / fractions.shape[1], fractions)
     return RobustFit(fractions, factor, problem.gene_weight, residual, *rest)
 
@@ -352,22 +358,27 @@ class _Problem:
         """Precision of the anchor (samples x 1), per squared fraction."""
         return self.anchor_weight * (weight.sum(dim=1, keepdim=True) * (limit / HUBER).square()).double()
 
-    def covariance(self, amounts: Tensor, bulk: Tensor, depth: Tensor, factor: Tensor) -> Tensor:
-        """Sandwich covariance of the amounts (samples x types x types), genes as independent draws."""
+    def profile(self, factor: Tensor) -> Tensor:
+        """Signature (genes x types) with the factor, in units of the problem."""
+        return self.signature * (factor.exp() / self.unit)[:, None]
+
+    def influence(self, amounts: Tensor, bulk: Tensor, depth: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Score of every gene (samples x genes) and inverse curvature (samples x types x types) at the amounts."""
         n_types = amounts.shape[1]
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         mean, residual = self._residual(amounts, factor, torch.log(bulk + offset), offset)
         limit = HUBER * MAD * row_medians(residual.abs())
         weight = self._weights(mean, residual, limit, depth)
-        scaled = self.signature * (factor.exp() / self.unit)[:, None]
+        scaled = self.profile(factor)
         pairs = (scaled[:, :, None] * scaled[:, None, :]).reshape(len(scaled), -1)
         mean = mean / self.unit
         # Huber's score is flat beyond the limit: such genes do not hold the estimate
         curvature = (weight * (residual.abs() <= limit) / mean.square()) @ pairs
-        spread = (weight * (residual + factor).clamp(-2, 2) / mean).square() @ pairs
-        curvature, spread = (x.double().reshape(-1, n_types, n_types) for x in (curvature, spread))
+        curvature = curvature.double().reshape(-1, n_types, n_types)
         diagonal = torch.diagonal(curvature, dim1=1, dim2=2)
         total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
         ridge = 1e-6 * diagonal.clamp(min=1e-30) + self._pull(weight, limit) / total.square()
-        inverse = torch.linalg.inv(curvature + torch.diag_embed(ridge))
-        return inverse @ spread @ inverse
+        # the factor is put back as the first fit met it, whose loss bounds what a gene can do
+        whole = residual + factor
+        score = self._weights(mean * self.unit, whole, HUBER * MAD * row_medians(whole.abs()), depth) * whole / mean
+        return score, torch.linalg.inv(curvature + torch.diag_embed(ridge))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._influence import Influence
 from ._linear import check_shapes
 from ._robust import RobustFit, given, robust
 from ._variable_problem import VariableProblem
@@ -141,10 +142,13 @@ def robust_variable(
     for rows in torch.arange(n, device=bulk.device).split(block):
         own = None if anchor is None else anchor[rows].float()
         parts.append(problem.answer(bulk[rows], depth[rows], amounts[rows], own, n_iterations, covariance))
-    fractions, residual, spread = (torch.cat(x) if x[0] is not None else None for x in zip(*parts, strict=True))
+    fractions, residual, *rest = (torch.cat(x) for x in zip(*parts, strict=True))
+    influence = Influence(rest[0], problem.profile, rest[1]) if covariance else None
+    spread = influence.covariance(influence) if covariance else None
     found = torch.zeros(n_types, device=bulk.device)
     found[columns] = problem.variation
-    return VariableFit(fractions, problem.factor, problem.gene_weight, residual, spread, found, tuple(columns))
+    same = fractions, problem.factor, problem.gene_weight, residual
+    return VariableFit(*same, spread, influence, found, tuple(columns))
 
 
 def variable_profiles(

@@ -77,6 +77,11 @@ class VariableProblem:
     def scaled(self) -> Tensor:
         return self.signature * self.factor.exp()[:, None]
 
+    @property
+    def profile(self) -> Tensor:
+        """Signature (genes x types) with the factor, in units of the problem."""
+        return self.scaled / self.unit
+
     def amounts(self, fit: RobustFit, bulk: Tensor) -> Tensor:
         """Amounts (samples x types) with which a fit has the total of the bulk."""
         total = (fit.rna_proportions @ self.scaled.T).sum(dim=1).clamp(min=1e-30)
@@ -116,20 +121,19 @@ class VariableProblem:
 
     def answer(
         self, bulk: Tensor, depth: Tensor, start: Tensor, anchor: Tensor | None, n_steps: int, covariance: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Fractions, robust deviation of the residuals, and covariance of the fractions if asked for."""
+    ) -> tuple[Tensor, ...]:
+        """Fractions and robust deviation of the residuals; on request the genes' influence, too (see `Influence`)."""
         amounts, state = self.solve(bulk, depth, start, anchor, n_steps)
         rise = torch.ones_like(amounts[0])  # from the median gene to the mean
         rise[self.variable] = torch.exp(self.variation.square() / 2)
         total = (amounts * rise).sum(dim=1, keepdim=True).clamp(min=1e-30)
         fractions = amounts * rise / total
         fractions = torch.where(fractions.sum(dim=1, keepdim=True) == 0, 1 / fractions.shape[1], fractions)
-        spread = None
-        if covariance:
-            spread = (
-                self._covariance(amounts, state) * (rise[:, None] * rise).double() / total[:, :, None].double() ** 2
-            )
-        return fractions, MAD * row_medians(state.residual.abs())[:, 0], spread
+        residual = MAD * row_medians(state.residual.abs())[:, 0]
+        if not covariance:
+            return fractions, residual
+        score, inverse = self._influence(amounts, state)
+        return fractions, residual, score, rise.double()[:, None] * inverse / total[:, :, None].double()
 
     def posterior(self, bulk: Tensor, depth: Tensor, amounts: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ratio, log ratio and share of variance explained, for the i-th variable type."""
@@ -216,7 +220,7 @@ class VariableProblem:
 
     def _step(self, amounts: Tensor, state: _State, anchor: Tensor | None) -> Tensor:
         """One Gauss-Newton step, as that of `robust`."""
-        n_types, scaled = amounts.shape[1], self.scaled / self.unit
+        n_types, scaled = amounts.shape[1], self.profile
         mean = state.mean / self.unit
         relative = state.weight / mean.square()
         # the offset is part of the mean, and no type's
@@ -236,17 +240,19 @@ class VariableProblem:
         """Precision of the anchor (samples x 1), per squared fraction."""
         return self.anchor_weight * (state.weight.sum(dim=1, keepdim=True) * (state.limit / HUBER).square()).double()
 
-    def _covariance(self, amounts: Tensor, state: _State) -> Tensor:
-        """Sandwich covariance of the amounts, as that of `robust`."""
-        n_types, pairs, mean = amounts.shape[1], _pairs(self.scaled / self.unit), state.mean / self.unit
-        curvature = (state.weight * (state.standard.abs() <= state.limit) / mean.square()) @ pairs
-        spread = (state.weight * (state.residual + self.factor).clamp(-2, 2) / mean).square() @ pairs
-        curvature, spread = (x.double().reshape(-1, n_types, n_types) for x in (curvature, spread))
+    def _influence(self, amounts: Tensor, state: _State) -> tuple[Tensor, Tensor]:
+        """Score of every gene and inverse curvature at the amounts, as those of `robust`."""
+        n_types, mean = amounts.shape[1], state.mean / self.unit
+        curvature = (state.weight * (state.standard.abs() <= state.limit) / mean.square()) @ _pairs(self.profile)
+        curvature = curvature.double().reshape(-1, n_types, n_types)
         total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
         ridge = 1e-6 * torch.diagonal(curvature, dim1=1, dim2=2).clamp(min=1e-30)
         ridge = ridge + self._pull(state) / total.square()
-        inverse = torch.linalg.inv(curvature + torch.diag_embed(ridge))
-        return inverse @ spread @ inverse
+        whole = state.residual + self.factor
+        standard = (whole / state.inflated.sqrt()).abs()
+        bound = (HUBER * MAD * row_medians(standard) / standard.clamp(min=1e-12)).clamp(max=1)
+        score = bound * state.base / state.inflated * whole / mean
+        return score, torch.linalg.inv(curvature + torch.diag_embed(ridge))
 
 
 def _pairs(signature: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from .._keys import Keys
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
 from ..io._frames import as_bulk
+from ._missing_types import asked_markers, missing_message, missing_names, missing_types
 from ._resolution import resolution
-from ._verdict import cohort_messages, sample_verdicts
+from ._verdict import MANY, cohort_messages, sample_verdicts
 
+COLUMNS = ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "missing", "flagged", "verdict")
 _FLOOR = 5e-5  # share of the total below which log ratios say little, as in `solvers.robust`
 _MAX_SAMPLES = 64  # of the bulk, that a pseudo-cohort imitates
 _N_GENES = 50
@@ -26,6 +28,7 @@ def diagnose(
     *,
     truth_key: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    markers: str | Mapping[str, list[str]] | None = "blood",
     layer: str | None = None,
     input_type: str = "auto",
     missing: str = "mean",
@@ -52,6 +55,10 @@ def diagnose(
     truth_key, mapping
         Measured proportions in ``bulk.obsm`` and how types add up to its columns, as in :func:`hpvade.tl.evaluate`;
         adds the table of errors beside NNLS and the constant predictor.
+    markers
+        Genes by which a type shows that no label of the reference means: ``{type: [genes]}``, of which types of the
+        model are left out, or ``"blood"`` for the shipped ones of B, T, CD8 T and NK cells, monocytes and neutrophils,
+        asked where two labels or more name blood cells. None: not asked.
     layer, input_type, missing, gene_length_key, on_bad_sample
         As in :meth:`hpvade.HPVADE.deconvolve`. Samples that were skipped have NaN and a verdict that says why; batches
         that lack different genes are judged on those that all have.
@@ -74,11 +81,12 @@ def diagnose(
     - ``unexplained``: share of the sample's expression above the fit (sum of positive residuals over the total),
       less the median of simulated samples, which show noise and platform alone (below zero: fits better). A type that
       the reference lacks raises it, by less than its own share, because what it has in common with the known types is
-      given to them, and what all samples share goes into the gene factor;
+      given to them; so does a platform unlike the reference's, and the number does not tell which;
     - ``unknown``: fraction of RNA of what varies between samples beyond the known types, as with
       ``deconvolve(unknown=True)``; missing below six samples or 20 expressed genes that are no markers;
     - ``disagreement``: half the summed absolute difference of the network's and the regression's fractions of RNA;
     - ``zeros``: share of the genes without reads;
+    - ``missing``: types of `markers` whose genes stand above the fit by more than other genes of their level do;
     - ``flagged``: whether one of them is beyond its limit; ``verdict``: the same in words.
 
     ``bulk.uns[key_added]`` holds the cohort's ``messages`` (in words, each with a remedy); units, genes and
@@ -89,8 +97,10 @@ def diagnose(
     tables ``intervals`` (types x typical ``lower``, ``upper``, ``width``, and whether that leaves the type ``open``),
     ``merges`` (pairs of types that cannot be told apart here, with the interval of their sum), ``types``,
     ``residual_genes`` (what the fit misses most, by mean share of expression, ``excess``; genes that
-    are not ``informative``, such as ribosomal ones and haemoglobins, differ by protocol and are in no fit) and, with a
-    truth, ``evaluation``; and ``simulated_residual``, ``simulated_unexplained``, medians of the yardstick.
+    are not ``informative``, such as ribosomal ones and haemoglobins, differ by protocol and are in no fit),
+    ``missing_types`` (types asked for x their ``genes``; median ``score``, standard normal where the type is not there;
+    ``share`` of the samples beyond the limit; ``fold``) and, with a truth, ``evaluation``; and ``simulated_residual``,
+    ``simulated_unexplained``, medians of the yardstick.
 
     Raises
     ------
@@ -117,6 +127,7 @@ def diagnose(
     """
     bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+    asked_markers(markers, [])  # refuse what cannot be read before the work
     found = _estimate(model, bulk, n_simulated, on_bad_sample=on_bad_sample, **reading)
     evaluation = None
     if truth_key is not None:
@@ -130,6 +141,7 @@ def diagnose(
     rows["unexplained"] -= expected
     rows["unknown"] = _unknown(module, found)
     rows["zeros"] = _share_of_zeros(found)
+    rows["missing"], missing_table = _missing(model, found, markers)
     summary = {
         "hpvade_version": version("hpvade"),
         "input_type": found.bulk.input_type,
@@ -142,6 +154,7 @@ def diagnose(
         "simulated_residual": float(yardstick["residual"].median()),
         "simulated_unexplained": expected,
         "n_simulated": len(yardstick),
+        "missing_types": missing_table,
     }
     if found.studies:
         from ..models.hpvade._consensus import disagreement_table
@@ -154,10 +167,12 @@ def diagnose(
     summary["intervals"], summary["merges"], unresolved = resolution(
         model, bulk, on_bad_sample=on_bad_sample, **reading
     )
-    summary["messages"] = np.array([*cohort_messages(summary, rows), *unresolved], dtype=object)
+    summary["messages"] = np.array(
+        [*missing_message(missing_table, MANY), *cohort_messages(summary, rows), *unresolved], dtype=object
+    )
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     rows = _with_skipped(rows, found.bulk)
-    for name in ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict"):
+    for name in COLUMNS:
         result.obs[Keys.diagnosis(key_added, name)] = rows[name].to_numpy()
     result.uns[key_added] = summary
     return result if copy else None
@@ -183,6 +198,7 @@ def _with_skipped(rows: pd.DataFrame, bulk) -> pd.DataFrame:
         return rows
     rows = rows.set_axis(np.flatnonzero(bulk.usable)).reindex(range(len(bulk.usable)))
     rows.loc[~bulk.usable, "verdict"] = [f"Skipped: {reason}." for reason in bulk.skipped.values()]
+    rows["missing"] = rows["missing"].fillna("")
     rows["flagged"] = np.where(bulk.usable, rows["flagged"], True).astype(bool)
     return rows
 
@@ -250,6 +266,21 @@ def _unknown(module, found) -> np.ndarray:
         return _array(find_unknown(module, found).unknown)
     except ValueError:
         return np.full(len(found.rna), np.nan)
+
+
+def _missing(model, found, markers) -> tuple[list[str], pd.DataFrame]:
+    """Types that each sample shows and no label means, and the table of all that were asked for."""
+    present = _array(found.present).astype(bool)
+    signature = _array(model.module.signature())
+    genes = pd.Index(np.asarray(model.get_var_names()))[present]
+    scores, table = missing_types(
+        _array(found.shares)[:, present],
+        _array(found.rna),
+        (signature / signature.sum(axis=0))[present],
+        genes,
+        asked_markers(markers, model.cell_types),
+    )
+    return missing_names(scores), table
 
 
 def _share_of_zeros(found) -> np.ndarray:

@@ -4,8 +4,8 @@ import pandas as pd
 
 from .._text import listed
 
-# Set on development cohorts with an earlier engine. With the signature of repaired labels, blood of another platform
-# passes UNEXPLAINED, too, with no lineage missing; a limit that tells the two apart must be calibrated per reference.
+# Set on development cohorts with an earlier engine. Blood of another platform passes UNEXPLAINED with no lineage
+# missing, and no limit tells the two apart (benchmarks/verdict.py): the amount is said, and its cause left open.
 PERCENTILE = 99.0
 UNEXPLAINED = 0.15
 UNKNOWN = 0.2
@@ -34,6 +34,11 @@ def sample_verdicts(rows: pd.DataFrame) -> tuple[list[str], list[bool]]:
                 f"The model fits this sample worse than {row.percentile:.0f} % of simulated ones: "
                 "look for a swapped or failed sample, another tissue, or a type that the reference lacks."
             )
+        if row.missing:
+            found.append(
+                f"It expresses markers of {row.missing} beyond what the reference's types explain, and no label means "
+                "that: missing from the reference; the known types share what is left."
+            )
         if row.unknown > UNKNOWN:
             found.append(
                 f"About {row.unknown:.0%} of its RNA varies between samples as no type of the reference does: a type "
@@ -41,8 +46,8 @@ def sample_verdicts(rows: pd.DataFrame) -> tuple[list[str], list[bool]]:
             )
         elif row.unexplained > UNEXPLAINED:
             found.append(
-                f"About {row.unexplained:.0%} of its expression is more than the reference explains: "
-                "a type or state that the reference lacks; the known types share what is left."
+                f"About {row.unexplained:.0%} of its expression is more than the reference explains: another platform, "
+                "or a type or state that the reference lacks. The amount does not tell which."
             )
         if row.disagreement > DISAGREEMENT:
             found.append(
@@ -95,7 +100,8 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
         (
             share >= MANY,
             f"{share:.0%} of the samples have much expression that the reference does not explain, most of it in "
-            f"{listed(genes)}. A type or state is missing from the reference; find out which one by these genes.",
+            f"{listed(genes)}: another platform, or a type or state that the reference lacks. The amount does not tell "
+            "which; see whether these genes belong to a type.",
         ),
         (
             n_samples > 2 and types["sd"].max() < CONSTANT_SD,

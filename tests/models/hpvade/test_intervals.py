@@ -7,7 +7,7 @@ import torch
 
 import hpvade as hp
 from hpvade.models.hpvade._deconvolve import PRIOR_WEIGHT
-from hpvade.models.hpvade._intervals import reference_uncertainty
+from hpvade.models.hpvade._intervals import _scale, reference_uncertainty
 from hpvade.reference._folds import Fold
 
 
@@ -185,3 +185,12 @@ def test_untrained_model(planted):
     hp.HPVADE.setup_anndata(reference, labels_key="cell_type")
     with pytest.raises(RuntimeError, match="train"):
         hp.HPVADE(reference).get_proportion_intervals(bulk)
+
+
+def test_scale_of_several_studies_counts_the_differences_of_donors_once():
+    same = torch.tensor([3.0, 0.5])
+    np.testing.assert_allclose(_scale(same, 1, 1.0), [3.0, 2.0])  # the larger one
+    np.testing.assert_allclose(_scale(same, 1, 0.0), same)
+    np.testing.assert_allclose(_scale(same, 3, 0.0), same)
+    np.testing.assert_allclose(_scale(same, 3, 1.0), [1.0, 1.0])  # their spread is drawn instead
+    np.testing.assert_allclose(_scale(same, 3, 0.5), [2.0, 0.75])

@@ -1,5 +1,6 @@
 """Several studies, and sums of cells, as one reference."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -202,6 +203,14 @@ def test_cells_called_sums_are_refused(planted):
     reference.obs["n_cells"] = 1
     with pytest.raises(ValueError, match="which are single cells then"):
         hp.HPVADE.setup_anndata(reference, "cell_type", n_cells_key="n_cells")
+
+
+def test_cells_among_sums_are_refused(planted):
+    reference, _ = planted()
+    sums = hp.pp.summarize(reference, "cell_type", sample_key="donor")
+    reference.obs["n_cells"] = 1
+    with pytest.raises(ValueError, match="sum up cells that stand among sums"):
+        hp.HPVADE.setup_anndata(ad.concat([sums, reference]), "cell_type", n_cells_key="n_cells")
 
 
 def test_a_study_of_one_type_is_refused(planted):

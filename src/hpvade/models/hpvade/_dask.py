@@ -1,7 +1,7 @@
 """A cohort in a Dask array: what samples share comes from some of them, then each block of rows is solved alone."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,6 +146,20 @@ def estimate_blocks(
     whole = replace(batch.bulk, obs_names=names[usable], usable=usable, skipped=skipped, shares=None)
     found = replace(first, bulk=whole, shares=None, network=None, studies=(), **results)
     return [(Batch("", whole, np.flatnonzero(usable), batch.present), found)]
+
+
+def read_blocks(
+    bulk: AnnData, genes: np.ndarray, present: np.ndarray, *, layer: str | None, gene_length_key: str | None, **reading
+) -> Iterator[torch.Tensor]:
+    """Shares (samples x all genes) of a cohort in a Dask array, some usable samples after others, in this process."""
+    reading.pop("missing", None)
+    X, begin = _row_blocks(pick_matrix(bulk, layer, "bulk")[0]), 0
+    var = in_memory(bulk.var)[[] if gene_length_key is None else [gene_length_key]]
+    for i, size in enumerate(X.chunks[0]):
+        obs = pd.DataFrame(index=bulk.obs_names[begin : begin + size])
+        block, begin = AnnData(X.blocks[i].compute(), obs=obs, var=var), begin + size
+        aligned = closed_over(read_bulk(block, genes, gene_length_key=gene_length_key, **reading), present)
+        yield torch.from_numpy(aligned.shares)
 
 
 def _in_common(found: Estimate | StudyFit) -> dict:

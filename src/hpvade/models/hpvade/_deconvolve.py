@@ -13,13 +13,14 @@ from torch import Tensor
 from ..._keys import Keys
 from ...io._bulk import MAX_DEPTH, AlignedBulk
 from ...io._frames import as_bulk
+from ...io._map_genes import map_genes as translate_genes
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
-from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
+from ...solvers import RobustFit, nnls
 from ._consensus import StudyFit, average, disagreement_table
+from ._unknown import UNKNOWN, check_unknown, find_unknown, similarity
 from ._variable_types import check_variable, variable_columns, variation_table
 
-UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
 # of which nothing is known (a uniform Dirichlet).
 PRIOR_WEIGHT = 0.1
@@ -179,8 +180,9 @@ def estimate_shares(
     stored: bool = False,
     **solver_kwargs,
 ) -> Estimate:
-    """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
+    """Estimate the composition of `shares` (samples x all genes): those of `aligned`, or any linear scale without it.
 
+    Without `aligned`, the shares are closed in place and say the depth.
     `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
     where it is known; estimated when None. `by_study`: what the solver is given for each study, with its distance.
     `stored`: take the gene factor and weights that the model keeps.
@@ -188,8 +190,10 @@ def estimate_shares(
     module = model.module
     refine = refine and model.preset != "spec"
     by_network = isinstance(prior, str) and prior == "network"
-    # small blocks stay in the processor's cache through every step
-    total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    if aligned is None:  # small blocks stay in the processor's cache through every step
+        total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    else:
+        total, depth = (torch.from_numpy(x).to(shares) for x in (aligned.total, aligned.depth))
     answer, genes, fit = None, None, None
     if network or by_network or not refine:
         answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
@@ -258,6 +262,7 @@ def deconvolve(
     unknown: bool,
     refine: bool,
     baseline: bool,
+    map_genes: bool = False,
     estimator=estimates,
     **options,
 ) -> pd.DataFrame:
@@ -266,9 +271,10 @@ def deconvolve(
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
-        _check_unknown(model, bulk, refine)
+        check_unknown(model, bulk, refine)
         check_variable(variable_columns(options.get("variable_types"), model.cell_types), unknown=True)
-    cohorts = estimator(model, bulk, refine=refine, split=not unknown, **options)
+    mapped = translate_genes(bulk, pd.Index(np.asarray(model.get_var_names()))) if map_genes else bulk
+    cohorts = estimator(model, mapped, refine=refine, split=not unknown, **options)
     extra = None
     if unknown:  # the table of the known types is theirs among themselves until the share is taken off
         (batch, found), module = cohorts[0], model.module
@@ -310,13 +316,22 @@ def deconvolve(
     else:  # of an earlier call, about other answers
         bulk.obsm.pop(Keys.nnls(key_added), None)
     bulk.uns[key_added] = provenance
+    if map_genes:
+        bulk.uns[Keys.GENE_MAP] = mapped.uns[Keys.GENE_MAP]
     if extra is not None:
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
-        bulk.varm[Keys.unknown(key_added)] = profile.reindex(bulk.var_names).to_frame(UNKNOWN)
-        bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
+        bulk.varm[Keys.unknown(key_added)] = _of_bulk(profile, bulk, mapped).to_frame(UNKNOWN)
+        bulk.uns[key_added]["unknown_similarity"] = similarity(model, found, extra)
     make_writable(bulk.obsm, (key_added, Keys.rna(key_added), Keys.nnls(key_added)))
     return result.copy()
+
+
+def _of_bulk(profile: pd.Series, bulk: AnnData, mapped: AnnData) -> pd.Series:
+    """Values of genes of `mapped` by the names of `bulk`; those of names that were added up stand at the first."""
+    if mapped is not bulk:
+        profile = profile.reindex(mapped.var_names).set_axis(mapped.var["original_name"].to_numpy())
+    return profile.reindex(bulk.var_names)
 
 
 def _nnls(module, found: Estimate) -> Tensor:
@@ -377,40 +392,6 @@ def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.nd
     if not (np.isfinite(values).all() and (values >= 0).all() and (values.sum(axis=1) > 0).all()):
         raise ValueError("prior has negative, missing or infinite fractions, or a row of zeros; expected fractions.")
     return values
-
-
-def _check_unknown(model, bulk: AnnData, refine: bool) -> None:
-    if model.preset == "spec" or not refine:
-        raise ValueError(
-            "unknown=True is found by the regression; expected preset='default' and refine=True. The network alone "
-            "knows the reference's types only."
-        )
-    if UNKNOWN in model.cell_types:
-        raise ValueError(f"a cell type of the reference is called {UNKNOWN!r}; rename it to ask for unknown=True.")
-    if bulk.n_obs < MIN_SAMPLES:
-        raise ValueError(
-            f"unknown=True learns what is missing from how samples differ; found {bulk.n_obs}, expected at least "
-            f"{MIN_SAMPLES}. Use unknown=False."
-        )
-
-
-@torch.no_grad()
-def find_unknown(module, found: Estimate) -> UnknownFit:
-    """Split off what no type explains."""
-    signature = module.signature()
-    signature = (signature / signature.sum(dim=0))[found.present]
-    allowed = (module.gene_score > 0)[found.present]
-    known = found.fit.rna_proportions
-    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth, known=known)
-
-
-def _similarity(model, found: Estimate, extra: UnknownFit) -> pd.DataFrame:
-    """Cosine between the unknown's profile and each type's over the genes that tell types apart."""
-    genes = (model.module.gene_score > 0) & found.present
-    known = model.module.signature()[genes]
-    unknown = extra.profile[(model.module.gene_score > 0)[found.present]]
-    cosine = torch.nn.functional.cosine_similarity(known, unknown[:, None], dim=0)
-    return pd.DataFrame({"cosine": cosine.double().cpu().numpy()}, index=model.cell_types)
 
 
 def platform_distance(bulk: Tensor, expected: Tensor) -> float:

@@ -13,6 +13,7 @@ from ...io._bulk import OnBadSample
 from ...io._frames import as_bulk
 from ...reference._folds import Fold
 from ...reference._measured import placed
+from ...solvers._influence import covariance_of_mean
 from ._consensus import StudyFit
 from ._deconvolve import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_published_sizes
 
@@ -99,9 +100,10 @@ class IntervalMethods:
         another platform, where genes err together. Each draw divides by its own RNA content per cell, log-normal around
         the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform
         unless :meth:`calibrate` has measured the level there.
-        With several studies, each draw weighs them anew, so that their spread is inside. Similar types, few reads and a
-        distant platform make intervals wide. They do not cover what no gene shows: types missing from the reference, or
-        a truth that counts other cells than the reference's labels do.
+        With several studies the covariance is that of the mean of their answers, and each draw weighs them anew, so
+        that their spread is inside; differences between donors are in that spread and not in the scale again. Similar
+        types, few reads and a distant platform make intervals wide. They do not cover what no gene shows: types missing
+        from the reference, or a truth that counts other cells than the reference's labels do.
 
         Parameters
         ----------
@@ -191,16 +193,30 @@ class IntervalMethods:
         for block in torch.arange(len(found.rna)).split(256):
             shape = (n_draws, len(block), found.rna.shape[1])
             noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(points)
+            covariance = found.fit.covariance[block]
+            if found.studies:
+                parts = [(study.fit.influence, study.genes) for study in found.studies]
+                covariance = covariance_of_mean(parts, block)
             drawn = 0.0
-            for weight, fit in zip(weights.T, fits, strict=True):  # the noise is theirs in common: the bulk's platform
+            for weight, fit in zip(weights.T, fits, strict=True):  # the noise is that of their mean
                 distance = trust_in_published_sizes(fit.platform_distance)
                 sizes = fit.sizes.double() * torch.exp(_towards(self.module.size_sd, other, distance) * size_noise)
-                scale = _towards(self.module.interval_scale, _scale_other(len(fits)), distance)
-                drawn = drawn + weight[:, None, None] * _draw(fit, block, sizes, fractions, scale, noise)
+                scale = _scale(self.module.interval_scale, len(fits), distance)
+                drawn = drawn + weight[:, None, None] * _draw(fit, block, covariance, sizes, fractions, scale, noise)
             drawn = drawn @ member
             drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
             bounds.append(torch.quantile(drawn, points, dim=0))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
+
+
+def _scale(same: Tensor, n_studies: int, distance: float) -> Tensor:
+    """Scale (types,) of the standard deviations, from the reference's platform to another one.
+
+    What folds found beyond one study's regression is how donors differ. With several studies their spread is drawn, and
+    differences between their donors are in it: counted once, so that the folds' scale holds on their own platform only.
+    """
+    other = _scale_other(n_studies)
+    return _towards(same, other, distance) if n_studies == 1 else same + (other - same) * distance
 
 
 def _scale_other(n_studies: int) -> float:
@@ -237,10 +253,16 @@ def _towards(same: Tensor, other: float, distance: float) -> Tensor:
 
 
 def _draw(
-    fit: Estimate | StudyFit, rows: Tensor, sizes: Tensor, fractions: str, scale: Tensor, noise: Tensor
+    fit: Estimate | StudyFit,
+    rows: Tensor,
+    covariance: Tensor,
+    sizes: Tensor,
+    fractions: str,
+    scale: Tensor,
+    noise: Tensor,
 ) -> Tensor:
     """Fractions (draws x samples x types) of some samples, from standard normal `noise` of that shape."""
-    rna, covariance = fit.fit.rna_proportions[rows].double(), fit.fit.covariance[rows]
+    rna = fit.fit.rna_proportions[rows].double()
     value, vector = torch.linalg.eigh(covariance)
     root = scale[:, None] * (vector * value.clamp(min=0).sqrt()[:, None, :]) @ vector.transpose(1, 2)
     amounts = (rna + (root @ noise[..., None])[..., 0]).clamp(min=0)

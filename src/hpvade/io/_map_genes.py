@@ -1,4 +1,4 @@
-"""Gene names that meet: one spelling for bulk and reference."""
+"""Gene names that meet: one spelling for bulk and reference; public as :func:`hpvade.pp.map_genes`."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._text import listed
-from ..io._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
-from ..io._rows import pick_matrix
-from ..io._units import detect_units
+from ._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
+from ._rows import pick_matrix
+from ._units import detect_units
 
 
 def map_genes(

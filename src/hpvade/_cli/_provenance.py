@@ -1,0 +1,72 @@
+"""The JSON file beside every result: what it was made of, and how."""
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ._run import Run, plain
+
+SUFFIX, IN_FOLDER = ".provenance.json", "provenance.json"
+_PACKAGES = ("hpvade", "torch", "scvi-tools", "anndata", "numpy", "pandas", "scipy")
+_BLOCK = 1 << 20
+
+
+def place(path: Path) -> Path:
+    """Where the provenance of a result is: beside a file or a zarr store, in any other folder."""
+    inside = path.is_dir() and path.suffix.lower() != ".zarr"
+    return path / IN_FOLDER if inside else path.with_name(path.name + SUFFIX)
+
+
+def record(run: Run, part: Path, target: Path) -> str:
+    """What is known of `part`, which is about to become `target`, as JSON.
+
+    It is the same for the same inputs, options and versions: no date, no machine, no path but those that were typed.
+    """
+    for path, known in run.inputs.items():
+        if known is None:
+            run.inputs[path] = sha256(path)
+    document = {
+        "command": run.command,
+        "options": run.options,
+        "inputs": [{"path": str(path), "sha256": known} for path, known in run.inputs.items()],
+        "model": run.model,
+        "seed": run.options.get("seed"),
+        "versions": versions(),
+        "output": {"path": str(target), "sha256": sha256(part)},
+    }
+    return json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Of a file; of a folder, that of the names and hashes of its files, but for its own provenance."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file() and file.name != IN_FOLDER):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def of_model(model) -> str:
+    """sha256 of the numbers of a trained model; the same for a model in memory and as loaded from its folder."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.module.state_dict().items()):
+        digest.update(f"{name}\0{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,27 @@
+import anndata as ad
+import numpy as np
+import pytest
+
+import hpvade as hp
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_the_table_of_the_python_interface(run, files, model, tmp_path, ending):
+    bulk, path = ad.read_h5ad(files.bulk), tmp_path / f"e.{ending}"
+    (tmp_path / "genes.txt").write_text("\n".join(bulk.var_names[:20]) + "\n")
+    result = run("expression", files.bulk, "--model", model, "-o", path, "--gene-list", tmp_path / "genes.txt")
+    expected = hp.HPVADE.load(model).get_cell_type_expression(bulk, genes=list(bulk.var_names[:20]))
+    written = (ad.read_zarr if ending == "zarr" else ad.read_h5ad)(path)
+    assert list(written.obs_names) == list(expected.obs_names) and list(written.var_names) == list(expected.var_names)
+    for layer in ("expression", "variance"):
+        np.testing.assert_allclose(written.layers[layer], expected.layers[layer], rtol=1e-5)
+    assert f"6 samples x 3 types x {expected.n_vars} genes." in result.stdout
+
+
+def test_what_is_refused(run, files, model, tmp_path):
+    (tmp_path / "genes.txt").write_text("none\n")
+    (tmp_path / "e.zarr").mkdir()
+    options = ["--model", model, "-o", tmp_path / "e.h5ad"]
+    said = run("expression", files.bulk, *options, "--gene-list", tmp_path / "genes.txt", code=1).stderr
+    assert "none" in said and not (tmp_path / "e.h5ad").exists()
+    assert "exists" in run("expression", files.bulk, "--model", model, "-o", tmp_path / "e.zarr", code=2).stderr
