@@ -2,11 +2,13 @@
 
     python benchmarks/accuracy.py [DATA_FOLDER] [--seeds 5] [--only hoek] [--presets default spec] [--ablations]
                                   [--models FOLDER] [--output FILE.csv]
+    python benchmarks/accuracy.py --join FILE.csv ...
 
 DATA_FOLDER holds the development files and cohorts.json; without it the shipped data are used, as in `hpvade demo`.
 Every row is a cohort with a reference; the blood cohorts also with all blood references at once. Medians over seeds,
 with the range in brackets. `best floor` are the best r and the best RMSE of METHOD section 9's three columns. With
 `--models`, trained models are kept in FOLDER and used again. Intervals are of 1,000 bootstrap draws of the samples.
+`--join` prints the last table of several outputs together, one a cohort, say.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from _cohorts import BLOOD, Row, rows, shipped
 
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
-from hpvade.models.hpvade import _scvi_module
+from hpvade.models.hpvade._scvi_module import HPVADEModule
 from hpvade.tl import compare
 
 BEST = {
@@ -76,23 +78,23 @@ def ablations(row: Row, model: hp.HPVADE) -> dict[str, pd.Series]:
         "no gene weights": {"solver_kwargs": {"gene_weight": False}},
         "no gene factor": {"solver_kwargs": {"gene_factor": False}},
         "no prior": {"prior_weight": 0.0},
-        "fused with the network (0.02)": {"prior": "network"},
-        "fused with the network (0.1)": {"prior": "network", "prior_weight": 0.1},
+        "fused with the network": {"prior": "network"},
+        "fused with the network, ten times the weight": {"prior": "network", "prior_weight": 1.0},
         "network alone": {"refine": False},
     }
     found = {name: score(row, model, **given)[0].iloc[0] for name, given in changed.items()}
-    choose = _scvi_module.marker_genes
+    choose = HPVADEModule._markers
 
-    def spread(signature, allowed=None):  # the genes that tell types apart best over all, as before 0.2
+    def spread(module, signature, allowed):  # the genes that tell types apart best over all, as before 0.2
         cpm = signature * 1e6
         ranked = (cpm + 10).log().std(dim=1).masked_fill(~allowed, -1).argsort(descending=True)
         return ranked[: min(1000, int(allowed.sum()))].sort().values
 
     try:
-        _scvi_module.marker_genes = spread
+        HPVADEModule._markers = spread
         found["1,000 genes by spread"] = score(row, model)[0].iloc[0]
     finally:
-        _scvi_module.marker_genes = choose
+        HPVADEModule._markers = choose
     ratio, learned = model.module.size_ratio.clone(), model.module.log_change.data.clone()
     model.module.size_ratio.fill_(1.0)
     found["UMI cell sizes only"] = score(row, model)[0].iloc[0]
@@ -166,9 +168,14 @@ def main() -> None:
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--join", type=Path, nargs="+", help="outputs of earlier runs; nothing is run")
     args = parser.parse_args()
+    if args.join:
+        return summarise(pd.concat(map(pd.read_csv, args.join)))
     records, models, intervals = [], {}, {}
     for row in rows(args.folder, args.only, union=True) if args.folder else [shipped()]:
+        if args.ablations and row.name not in BEST:  # their table is over these
+            continue
         for preset in args.presets:
             for seed in range(args.seeds):
                 key = (row.reference, row.adata.n_vars, preset, seed)

@@ -5,7 +5,8 @@
 
 Prints markdown tables, medians over seeds. `planted`: ambient counts of known profile and share (5, 15 and 30 % in
 three batches) are added to real cells; compared with doing nothing and with scvi.external.SCAR. `simulated`: the same
-with drawn cells, so that it is known which genes a type truly lacks. `integration`:
+with drawn cells, so that it is known which genes a type truly lacks. `evidence`: shares found and counts removed, with
+the labels and the mean of each batch as profile, without training. `integration`:
 scib-metrics on seven PBMC data sets, compared with SCVI of the same size and epochs (needs `pip install scib-metrics`).
 `reference`: proportions of simulated bulk from a contaminated, a cleaned and the uncontaminated reference. `speed`:
 seconds per epoch and peak memory, each model in a process of its own. With `--results`, the rows of every part and seed
@@ -24,10 +25,12 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import scvi
 from _cohorts import read_reference
 
 import hpvade as hp
+from hpvade.models.ambient._native_share import native_share
 
 SCAR = scvi.external.SCAR  # noqa: TID251  a baseline, nothing is built on it
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -138,6 +141,54 @@ def compare(observed: ad.AnnData, model, seed: int, lacks: dict | None = None) -
         shares[f"share {b}"] = 1 - denoised[own].sum() / observed.X[own].sum()
     rows.append({"method": "scvi.external.SCAR, per batch", "profile r (lowest)": r} | shares)
     rows[-1] |= score(observed, denoised, lacks)
+    return pd.DataFrame(rows)
+
+
+SIMILAR = ["gamma", 0.3, 0.5, 1.0, 1.5]  # how types that share all genes differ: gamma(1), or log-normal with this sd
+CLEAN = ["ref_pbmc3k", "ref_kang_ctrl_5donors", "sc_pancreas_panc8_small", "sc_zheng_sorted9"]
+
+
+def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
+    """Cells with no ambient RNA but their own, and with planted one: how much is found, and removed?"""
+    rng, rows = np.random.default_rng(seed), []
+
+    def split(name: str, cells: ad.AnnData, planted: tuple = (0.0,), batch=None, profile=None) -> None:
+        kind = pd.factorize(cells.obs["cell_type"])[0]
+        batch = np.zeros(cells.n_obs, int) if batch is None else batch
+        sums = np.zeros((kind.max() + 1, batch.max() + 1, cells.n_vars))
+        np.add.at(sums, (kind, batch), cells.X.toarray())
+        mean = sums.sum(axis=0) / sums.sum(axis=(0, 2))[:, None]
+        found = native_share(sums, mean if profile is None else profile)
+        removed = 1 - (found.share * sums).sum(axis=(0, 2)) / sums.sum(axis=(0, 2))
+        for b in range(len(removed)):
+            row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}
+            row |= {"share": found.level[b], "lower": found.lower[b], "upper": found.upper[b], "removed": removed[b]}
+            rows.append(row)
+
+    for sd in SIMILAR:
+        for n in (60, 1200):
+            spread = rng.gamma(1.0, 1.0, (6, 360)) if sd == "gamma" else rng.lognormal(0, sd, (6, 360))
+            profiles = spread if sd == "gamma" else spread * rng.gamma(1.0, 1.0, 360)
+            kind = np.arange(n) % 6
+            mean = 800 * (profiles / profiles.sum(axis=1, keepdims=True))[kind] * rng.lognormal(0, 0.4, (n, 1))
+            drawn = ad.AnnData(scipy.sparse.csr_matrix(rng.poisson(mean).astype(np.float32)))
+            drawn.obs["cell_type"] = kind.astype(str)
+            split(f"drawn, all genes in all types ({sd}), {n} cells", drawn)
+    for file in CLEAN:
+        whole = read_reference(folder, file)
+        whole = variable_genes(whole[rng.permutation(whole.n_obs)].copy(), args.genes)
+        of = whole.obs["cell_type"].astype(str)
+        ten = (of.groupby(of).cumcount() < 10).to_numpy()
+        some = whole[:1500].copy()
+        split(f"{file}, ten cells per type", whole[ten].copy())
+        split(f"{file}, 1500 cells", some)
+        for concentration in (2.0, 5.0, 20.0):
+            shares = (0.05, 0.15, 0.4)
+            dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
+            batch = pd.factorize(dirty.obs["batch"].astype(str), sort=True)[0]
+            measured = dirty.varm["ambient_profile"].to_numpy().T
+            split(f"{file}, concentration {concentration:g}, mean profile", dirty, shares, batch)
+            split(f"{file}, concentration {concentration:g}, measured profile", dirty, shares, batch, measured)
     return pd.DataFrame(rows)
 
 
@@ -255,7 +306,8 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-PARTS = {"planted": planted, "simulated": simulated, "integration": integration, "reference": reference, "speed": speed}
+PARTS = {"planted": planted, "simulated": simulated, "evidence": evidence, "integration": integration}
+PARTS |= {"reference": reference, "speed": speed}
 AFTER = {"reference": recovered, "speed": ratios}
 
 

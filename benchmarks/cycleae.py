@@ -24,8 +24,8 @@ import hpvade as hp
 
 FIELDS = ["condition", "tissue", "sex"]
 MODELS = {
-    "CycleAE, signed": {"nonnegative": False},
     "CycleAE, defaults": {},
+    "CycleAE, non-negative": {"nonnegative": True},
     "as published": {"start": "uniform", "head_scale": 0.0159, "published": True},
 }
 DONORS = ["d107", "d101"]
@@ -35,6 +35,7 @@ REFERENCES = [
     "control cells, CycleAE",
     "real stimulated cells",
 ]
+SHIFTS = ["control cells, untranslated", "type mean shift", "pp.shift_context", "CycleAE"]
 MEANS = "difference of category means"
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -137,7 +138,7 @@ def translate(folder: Path, case: str, seed: int) -> list[dict]:
     if name == "control cells, type mean shift":
         reference = mean_shift(control, known, seed)
     elif name == "control cells, CycleAE":
-        model = fit(known.copy(), ["condition", "cell_type"], seed, nonnegative=False)
+        model = fit(known.copy(), ["condition", "cell_type"], seed)
         reference = model.translate_reference(control, to={"condition": "stim"})
     else:
         reference = stimulated if name == "real stimulated cells" else control
@@ -149,6 +150,52 @@ def translate(folder: Path, case: str, seed: int) -> list[dict]:
     row, constant = table.iloc[0], table.loc["constant", "rmse"]
     about = {"bulk of": donor, "reference": name}
     return [about | {"RMSE": row["rmse"], "per-type r": row["per_type_r"], "RMSE of the constant": constant}]
+
+
+def few(folder: Path, case: str, seed: int) -> list[dict]:
+    """Few target cells per type: profiles against those of the other donor, and errors of deconvolving that donor."""
+    donor, n = case.split(", ")
+    adata = ad.read_h5ad(folder / "kang_2donors_ctrl_stim.h5ad")
+    known = adata[adata.obs["donor"] != donor].copy()
+    rng, stim = np.random.default_rng(seed), (known.obs["condition"] == "stim").to_numpy()
+    keep = ~stim
+    for kind in known.obs["cell_type"].unique():
+        cells = rng.permutation(np.flatnonzero(stim & (known.obs["cell_type"] == kind).to_numpy()))
+        keep[cells if n == "all" else cells[: int(n)]] = True
+    known = known[keep].copy()
+    control = known[known.obs["condition"] == "ctrl"].copy()
+    unseen = adata[(adata.obs["donor"] == donor) & (adata.obs["condition"] == "stim")].copy()
+    bulk = hp.pp.simulate_bulk(unseen, "cell_type", 100, n_cells=500, seed=seed)
+    references = {
+        SHIFTS[0]: lambda: control,
+        SHIFTS[1]: lambda: mean_shift(control, known, seed),
+        SHIFTS[2]: lambda: hp.pp.shift_context(known, "condition", "stim", "cell_type", seed=seed),
+        SHIFTS[3]: lambda: fit(known.copy(), ["condition", "cell_type"], seed).translate_reference(
+            control, to={"condition": "stim"}, seed=seed
+        ),
+    }
+    rows = []
+    for name, make in references.items():
+        reference = make()
+        errors = []
+        for kind in unseen.obs["cell_type"].unique():
+            means = [expected(a[(a.obs["cell_type"] == kind).to_numpy()]) for a in (reference, unseen)]
+            errors.append(means[0] - means[1])
+        scvi.settings.seed = seed
+        hp.HPVADE.setup_anndata(reference, labels_key="cell_type")
+        model = hp.HPVADE(reference)
+        model.train(max_epochs=0, **QUIET)
+        table = model.evaluate(bulk)
+        row = {"profile RMSE": np.sqrt(np.mean(np.square(errors))), "RMSE": table.iloc[0]["rmse"]}
+        row |= {"per-type r": table.iloc[0]["per_type_r"], "RMSE of the constant": table.loc["constant", "rmse"]}
+        rows.append({"bulk of": donor, "target cells per type": n, "reference": name} | row)
+    return rows
+
+
+def expected(adata: ad.AnnData) -> np.ndarray:
+    """log1p of mean counts per 10,000, the mean taken before the logarithm."""
+    X = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+    return np.log1p((1e4 * X / X.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 def with_change(rows: pd.DataFrame) -> pd.DataFrame:
@@ -175,6 +222,11 @@ PARTS = {
     "planted": Part([*MODELS, MEANS], planted, medians("case")),
     "kang": Part([*MODELS], kang, medians("case")),
     "translate": Part([f"{d}, {name}" for d in DONORS for name in REFERENCES], translate, with_change),
+    "few": Part(
+        [f"{d}, {n}" for d in DONORS for n in (10, 30, "all")],
+        few,
+        medians("bulk of", "target cells per type", "reference"),
+    ),
     "speed": Part(["defaults"], speed, as_measured, seeds=[0]),
 }
 

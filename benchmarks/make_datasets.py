@@ -17,19 +17,19 @@ TARGET = Path(__file__).parents[1] / "src" / "hpvade" / "datasets" / "data"
 MAPPING = {"CD4 T": "T", "CD8 T": "T", "B": "B", "NK": "NK", "Mono": "Mono", "DC": "DC"}
 
 
-def pbmc3k(source: Path) -> ad.AnnData:
-    """All 2638 labelled cells and all genes, with the coarse labels as `cell_type`."""
-    old = ad.read_h5ad(source / "ref_pbmc3k.h5ad")
+def reference(path: Path, uns: dict[str, str]) -> ad.AnnData:
+    """All cells and genes of a file, counts as 16-bit integers, coarse labels as `cell_type`."""
+    old = ad.read_h5ad(path)
     counts = old.X.astype(np.int16)
     if (counts != old.X).nnz:
-        raise ValueError("ref_pbmc3k.h5ad holds values that are not integers below 32768; expected raw UMI counts")
-    obs = pd.DataFrame(
-        {
-            "cell_type": old.obs["cell_type_coarse"].astype(str).astype("category"),
-            "cell_type_fine": old.obs["cell_type"].astype(str).astype("category"),
-            "donor": old.obs["donor"].astype(str).astype("category"),
-        }
-    )
+        raise ValueError(f"{path.name} holds values that are not integers below 32768; expected raw UMI counts")
+    columns = {"cell_type": "cell_type_coarse", "cell_type_fine": "cell_type", "donor": "donor"}
+    obs = pd.DataFrame({new: old.obs[name].astype(str).astype("category") for new, name in columns.items()})
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=old.var_names), uns=uns)
+
+
+def pbmc3k(source: Path) -> ad.AnnData:
+    """All 2638 labelled cells and all genes, with the coarse labels as `cell_type`."""
     uns = {
         "accession": "10x Genomics PBMC 3k (hg19, Cell Ranger 1.1.0)",
         "licence": "CC BY 4.0 (counts, 10x Genomics); MIT (labels, rnabioco/clustifyr)",
@@ -41,22 +41,11 @@ def pbmc3k(source: Path) -> ad.AnnData:
         "tissue": "PBMC",
         "units": "raw UMI counts",
     }
-    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=old.var_names), uns=uns)
+    return reference(source / "ref_pbmc3k.h5ad", uns)
 
 
 def hao(source: Path) -> ad.AnnData:
     """All 1336 protein-labelled cells and all genes of the source, with harmonised labels as `cell_type`."""
-    old = ad.read_h5ad(source / "ref_hao_pbmc.h5ad")
-    counts = old.X.astype(np.int16)
-    if (counts != old.X).nnz:
-        raise ValueError("ref_hao_pbmc.h5ad holds values that are not integers below 32768; expected raw UMI counts")
-    obs = pd.DataFrame(
-        {
-            "cell_type": old.obs["cell_type_coarse"].astype(str).astype("category"),
-            "cell_type_fine": old.obs["cell_type"].astype(str).astype("category"),
-            "donor": old.obs["donor"].astype(str).astype("category"),
-        }
-    )
     uns = {
         "accession": "GSE164378",
         "citation": "Hao et al. 2021, Cell 184(13): 3573-3587",
@@ -69,7 +58,7 @@ def hao(source: Path) -> ad.AnnData:
         "tissue": "PBMC",
         "units": "raw UMI counts of 6289 genes; CD3D, CD4, CD8B, MS4A1, LYZ, CD14 and NKG7 are not among them",
     }
-    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=old.var_names), uns=uns)
+    return reference(source / "ref_hao_pbmc.h5ad", uns)
 
 
 def hoek(source: Path) -> ad.AnnData:

@@ -2,6 +2,7 @@
 
     python benchmarks/pseudobulk.py DATA_FOLDER [--seeds 3] [--models FOLDER]
                                     [--parts cross dataset intervals unknown sizes expression speed]
+                                    [--only ref_pbmc3k]
 
 - cross: reference of one blood study, bulk summed from the cells of the donors of another one (40 samples of 1,000
   cells). RMSE beside NNLS and the constant.
@@ -11,11 +12,11 @@
 - unknown: one lineage is left out of the reference and makes up 0 to 40 % of the cells.
 - sizes: planted types whose RNA content differs fourfold; error of cell and RNA fractions against the cells' truth.
 - expression: profiles of the types in mixtures of held-out donors, gene-wise correlation across samples.
-- speed: seconds to train and deconvolve, and for the solver alone.
+- speed: CPU seconds to train and deconvolve, and for the solver alone.
 
-Medians over seeds. Donors that a model is judged on were not given to it. `--models` is the folder of trained models of
-accuracy.py. From these figures came the scale of intervals on other platforms (`_intervals.py`) and, with the real
-cohorts, the weight of the prior.
+Medians over seeds. `--only` keeps the rows of cross, intervals and unknown whose name contains a text. Donors that a
+model is judged on were not given to it. `--models` is the folder of trained models of accuracy.py. From these figures
+came the scale of intervals on other platforms (`_intervals.py`) and, with the real cohorts, the weight of the prior.
 """
 
 import argparse
@@ -39,6 +40,7 @@ FULL = STUDIES[:3]  # the last one has 2,511 filtered genes: a source of bulk, n
 CLASSES = ["B", "CD4", "CD8", "NK", "Mono"]
 KEY = "hpvade_proportions"
 MODELS: Path | None = None
+ONLY = ""
 
 
 def coarse(folder: Path, name: str) -> ad.AnnData:
@@ -123,6 +125,8 @@ def cross(folder: Path, seeds: int) -> pd.DataFrame:
     records = []
     for seed in range(seeds):
         for name, reference, bulk, mapping in crosses(folder, seed):
+            if ONLY not in name:
+                continue
             model = train(reference, seed)
             model.deconvolve(bulk)
             table = hp.tl.evaluate(bulk, mapping=mapping)
@@ -184,6 +188,8 @@ def intervals(folder: Path, seeds: int) -> pd.DataFrame:
     records = []
     for seed in range(seeds):
         for name in STUDIES:
+            if ONLY not in f"held-out donors of {name}":
+                continue
             adata = read_reference(folder, name)
             away = held_out_cells(adata, seed)
             model = train(adata[~away], seed)
@@ -201,7 +207,7 @@ def intervals(folder: Path, seeds: int) -> pd.DataFrame:
                     shallow.X = np.random.default_rng(seed).poisson(shallow.X * share).astype(np.float32)
                     inside, width = coverage(model, shallow, None)
                     records.append({"bulk": f"... at {reads:,.0f} reads", "coverage@90": inside, "width": width})
-    for row in rows(folder):
+    for row in rows(folder, ONLY):
         for seed in range(seeds):
             model = fit(row, "default", seed, MODELS)
             with warnings.catch_warnings():
@@ -223,6 +229,8 @@ def unknown(folder: Path, seeds: int) -> pd.DataFrame:
     records = []
     for name in (FULL[0], STUDIES[3]):
         for missing in ("B", "NK", "Mono"):
+            if ONLY not in f"{name}, {missing}":
+                continue
             for seed in range(seeds):
                 rng = np.random.default_rng(seed)
                 adata = coarse(folder, name)
@@ -341,13 +349,15 @@ def _log_error(x: np.ndarray, y: np.ndarray) -> float:
 def speed(folder: Path, seeds: int) -> pd.DataFrame:
     records = []
     for row in rows(folder):
-        start = time.perf_counter()
+        start = time.process_time()
         model = train(row.adata, 0)
         model.deconvolve(row.bulk.copy(), input_type=row.input_type)
-        middle = time.perf_counter()
+        middle = time.process_time()
         hp.tl.solve(row.bulk.copy(), row.adata, labels_key="cell_type", sample_key="donor", input_type=row.input_type)
-        end = time.perf_counter()
-        records.append({"row": row.name, "train + deconvolve, s": middle - start, "solver alone, s": end - middle})
+        end = time.process_time()
+        records.append(
+            {"row": row.name, "train + deconvolve, CPU s": middle - start, "solver alone, CPU s": end - middle}
+        )
         print(records[-1], flush=True)
     return pd.DataFrame(records).set_index("row")
 
@@ -368,10 +378,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", type=Path)
+    parser.add_argument("--only", default="")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     args = parser.parse_args()
-    global MODELS
-    MODELS = args.models
+    global MODELS, ONLY
+    MODELS, ONLY = args.models, args.only
     for part in args.parts:
         table = PARTS[part](args.folder, args.seeds)
         print(f"\n## {part}\n\n{markdown(table)}\n", flush=True)

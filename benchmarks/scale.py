@@ -1,21 +1,31 @@
-"""Time and memory against the number of cells of a backed reference, and of bulk samples in zarr through Dask.
+"""Time and memory against cells of a backed reference, types, and bulk samples in zarr through Dask.
 
-python benchmarks/scale.py cells 10000 100000 1000000 [--figure docs/_static/scale.png]
+python benchmarks/scale.py cells 10000 100000 1000000
 python benchmarks/scale.py samples 10000 100000
+python benchmarks/scale.py types 8 60 150
+python benchmarks/scale.py expression 500 2000
+python benchmarks/scale.py figure docs/_static/scale.svg
+
+`figure` draws the tables that RESULTS_scale.md holds.
 
 Each row is measured in processes of its own. Data are made in a temporary folder (8 GB for a million cells).
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 N_GENES, N_TYPES, N_DONORS, DRAWS = 15_000, 12, 20, 1_400  # 1,400 draws hit about 1,000 different genes
 
@@ -138,59 +148,62 @@ def deconvolve(path: Path, model_path: Path, n_workers: int) -> dict[str, float]
     return {"seconds": seconds, "worker_gb": max(workers.values()), "client_gb": peak_memory()}
 
 
+def expression(path: Path, model_path: Path, to_store: int) -> dict[str, float]:
+    """Seconds and GB of `get_cell_type_expression`, to a store from a lazily read bulk, or in memory."""
+    import anndata as ad
+
+    import hpvade as hp
+
+    model = hp.HPVADE.load(str(model_path), accelerator="cpu", adata=False)
+    bulk = ad.experimental.read_lazy(path) if to_store else ad.read_zarr(path)
+    start, cpu = time.perf_counter(), time.process_time()
+    table = model.get_cell_type_expression(bulk, store=path.parent / "expression.zarr" if to_store else None)
+    found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "gb": peak_memory()}
+    return found | {"table_gb": 3 * 4 * table.n_obs * table.n_vars / 1e9}
+
+
+def types(path: Path, model_path: Path, n_types: int) -> dict[str, float]:
+    """Seconds of `deconvolve`, 256 samples in memory, and GB with the making of the model (no networks)."""
+    from speed import planted_model, timed
+
+    model, bulk = planted_model(n_types, 256, max_epochs=0)
+    made = peak_memory()
+    model.deconvolve(bulk[:8].copy())  # loads the compiled loops
+    wall, cpu = timed(lambda: model.deconvolve(bulk), 1)
+    return {"seconds": wall, "cpu": cpu, "made_gb": made, "gb": peak_memory()}
+
+
 def alone(what: str, *arguments) -> dict[str, float]:
     """Run a part of this script in a process of its own."""
     command = [sys.executable, __file__, what, *map(str, arguments)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
-def draw(rows: dict[int, dict], figure: str) -> None:
-    """Seconds and memory against the number of cells."""
-    import matplotlib.pyplot as plt
-
-    cells = list(rows)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
-    for name in ("setup", "train", "save"):
-        left.plot(cells, [row[name] for row in rows.values()], marker="o", label=name)
-    right.plot(cells, [row["save_gb"] for row in rows.values()], marker="o", color="k")
-    left.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds")
-    left.legend(frameon=False)
-    right.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, None))
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-    fig.savefig(figure, dpi=120)
-
-
-def cells(numbers: list[int], figure: str | None) -> None:
+def table_of_cells(numbers: list[int]) -> None:
     """Table of references."""
     print(
-        "| cells | file, GB | setup, s | train(), s | save, s | together, CPU s | peak memory, GB |\n"
+        "| cells | file, GB | setup, CPU s | train(), CPU s | save, CPU s | together, CPU s | peak memory, GB |\n"
         + "|---" * 7
         + "|"
     )
-    rows = {}
     for n in numbers:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "reference.h5ad"
             write_reference(path, n)
-            size = path.stat().st_size / 1e9
-            rows[n] = row = alone("_fit", path, Path(folder) / "model")
+            on_disk = path.stat().st_size / 1e9
+            row = alone("_fit", path, Path(folder) / "model")
         together = sum(row[f"{name}_cpu"] for name in ("setup", "train", "save"))
-        times = " | ".join(f"{row[name]:.1f}" for name in ("setup", "train", "save"))
-        print(f"| {n:,} | {size:.1f} | {times} | {together:.0f} | {row['save_gb']:.2f} |", flush=True)
-    if figure:
-        draw(rows, figure)
+        times = " | ".join(f"{row[f'{name}_cpu']:.1f}" for name in ("setup", "train", "save"))
+        print(f"| {n:,} | {on_disk:.1f} | {times} | {together:.0f} | {row['save_gb']:.2f} |", flush=True)
 
 
-def samples(numbers: list[int], n_workers: int = 2) -> None:
-    """Table of cohorts."""
+@contextmanager
+def trained_model() -> Iterator[tuple[Path, object]]:
+    """A folder with a model of 4,000 cells in it, and the model."""
     import anndata as ad
 
     import hpvade as hp
 
-    print(
-        "| samples | zarr, GB | workers | seconds | samples/s | largest worker, GB | client, GB |\n" + "|---" * 7 + "|"
-    )
     with tempfile.TemporaryDirectory() as folder:
         write_reference(Path(folder) / "reference.h5ad", 4000)
         adata = ad.read_h5ad(Path(folder) / "reference.h5ad")
@@ -198,34 +211,117 @@ def samples(numbers: list[int], n_workers: int = 2) -> None:
         model = hp.HPVADE(adata)
         model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False)
         model.save(f"{folder}/model")
+        yield Path(folder), model
+
+
+def size(path: Path) -> float:
+    """GB of a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e9
+
+
+def table_of_samples(numbers: list[int], n_workers: int = 2) -> None:
+    """Table of cohorts."""
+    print(
+        "| samples | zarr, GB | workers | seconds | samples/s | largest worker, GB | client, GB |\n" + "|---" * 7 + "|"
+    )
+    with trained_model() as (folder, model):
         for n in numbers:
-            path = Path(folder) / f"bulk{n}.zarr"
+            path = folder / f"bulk{n}.zarr"
             write_bulk(path, model, n)
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e9
-            row = alone("_deconvolve", path, f"{folder}/model", n_workers)
+            row = alone("_deconvolve", path, folder / "model", n_workers)
             rate = f"{row['seconds']:.0f} | {n / row['seconds']:,.0f}"
+            memory = f"{row['worker_gb']:.2f} | {row['client_gb']:.2f}"
+            print(f"| {n:,} | {size(path):.1f} | {n_workers} | {rate} | {memory} |", flush=True)
+
+
+def table_of_expression(numbers: list[int]) -> None:
+    """Table of expression by type: in memory for the first number, to a store for all."""
+    print("| samples | to | table, GB | on disk, GB | seconds | CPU s | peak memory, GB |\n" + "|---" * 7 + "|")
+    with trained_model() as (folder, model):
+        for n, to_store in [(numbers[0], 0), *((n, 1) for n in numbers)]:
+            path = folder / f"bulk{n}.zarr"
+            if not path.exists():
+                write_bulk(path, model, n)
+            row = alone("_expression", path, folder / "model", to_store)
+            on_disk = f"{size(folder / 'expression.zarr'):.1f}" if to_store else "-"
+            shutil.rmtree(folder / "expression.zarr", ignore_errors=True)
+            times = f"{row['seconds']:.0f} | {row['cpu']:.0f} | {row['gb']:.2f}"
             print(
-                f"| {n:,} | {size:.1f} | {n_workers} | {rate} | {row['worker_gb']:.2f} | {row['client_gb']:.2f} |",
+                f"| {n:,} | {'a store' if to_store else 'memory'} | {row['table_gb']:.1f} | {on_disk} | {times} |",
                 flush=True,
             )
 
 
+def table_of_types(numbers: list[int]) -> None:
+    """Table of types: making the model without networks, and 256 samples."""
+    print("| types | deconvolve 256 samples, s | CPU s | memory once the model is made, GB | peak memory, GB |")
+    print("|---" * 5 + "|")
+    for n in numbers:
+        row = alone("_types", ".", ".", n)
+        memory = f"{row['made_gb']:.2f} | {row['gb']:.2f}"
+        print(f"| {n} | {row['seconds']:.2f} | {row['cpu']:.2f} | {memory} |", flush=True)
+
+
+def measured(results: Path, first: str) -> pd.DataFrame:
+    """The numbers of the table of a Markdown file whose first column is called `first`."""
+    lines = results.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in takewhile(str.strip, lines[at:])]
+    table = pd.DataFrame(rows[2:], columns=rows[0])
+    return table.apply(lambda column: pd.to_numeric(column.str.replace(",", ""), errors="coerce"))
+
+
+def figure(path: str) -> None:
+    """Draw time and memory against cells, samples and types, from RESULTS_scale.md."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "scale", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    results = Path(__file__).parent / "RESULTS_scale.md"
+    panels = {
+        "cells": ({name: f"{name}, CPU s" for name in ("setup", "train()", "save")}, ["peak memory, GB"]),
+        "samples": ({"deconvolve()": "seconds"}, ["largest worker, GB", "client, GB"]),
+        "types": ({"deconvolve()": "CPU s"}, ["peak memory, GB"]),
+    }
+    names = {"cells": "cells of the reference", "samples": "bulk samples", "types": "cell types (256 samples)"}
+    fig, axes = plt.subplots(2, 3, figsize=(9, 4.2), sharex="col", layout="constrained")
+    for (first, (times, memory)), (top, bottom) in zip(panels.items(), axes.T, strict=True):
+        table = measured(results, first)
+        lines = {top: times, bottom: {column.removesuffix(", GB").removeprefix("peak "): column for column in memory}}
+        for axis, columns in lines.items():
+            for name, column in columns.items():
+                values = table[column].clip(lower=0.05)  # what a table says as 0.0
+                (line,) = axis.plot(table[first], values, marker="o", ms=4)
+                place = table[first].iloc[-1], values.iloc[-1]
+                axis.annotate(name, place, (6, 0), textcoords="offset points", va="center", color=line.get_color())
+        seconds = table[list(times.values())].clip(lower=0.05).stack()
+        decades = np.floor(np.log10(seconds.min())), np.ceil(np.log10(seconds.max()))
+        top.set(xscale="log", yscale="log", ylim=10.0 ** np.array(decades))
+        bottom.set(ylim=(0, max(2.2, 1.1 * table[memory].max(axis=None))), xlabel=names[first])
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory (GB)")
+    fig.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
-    if sys.argv[1:2] in (["_fit"], ["_deconvolve"]):
+    parts = {"_fit": fit, "_deconvolve": deconvolve, "_expression": expression, "_types": types}
+    if sys.argv[1:2] and sys.argv[1] in parts:
         path, model_path, *rest = sys.argv[2:]
-        call = fit if sys.argv[1] == "_fit" else deconvolve
-        print(json.dumps(call(Path(path), Path(model_path), *map(int, rest))))
+        print(json.dumps(parts[sys.argv[1]](Path(path), Path(model_path), *map(int, rest))))
         return
+    tables = {
+        "cells": table_of_cells,
+        "samples": table_of_samples,
+        "types": table_of_types,
+        "expression": table_of_expression,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cells", "samples"])
-    parser.add_argument("n", type=int, nargs="+")
-    parser.add_argument("--figure", help="picture of the curves over cells")
+    parser.add_argument("what", choices=[*tables, "figure"])
+    parser.add_argument("n", nargs="+", help="numbers, or the file of the figure")
     args = parser.parse_args()
-    if args.what == "cells":
-        cells(args.n, args.figure)
-    else:
-        samples(args.n)
+    if args.what == "figure":
+        return figure(*args.n)
+    tables[args.what]([int(n) for n in args.n])
 
 
 if __name__ == "__main__":

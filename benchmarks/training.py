@@ -17,7 +17,7 @@ from _cohorts import rows
 from sklearn.neighbors import KNeighborsClassifier
 
 import hpvade as hp
-from hpvade.models.hpvade import _model
+from hpvade.models.hpvade import _training
 
 KEY = "hpvade_proportions"
 
@@ -49,7 +49,7 @@ def measure(row, steps: list[int], seed: int):
         adata = row.adata.copy()
         hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
         model = hp.HPVADE(adata)
-        _model._STEPS = n
+        _training._STEPS = n
         start = time.process_time()
         model.train(None if n else 0, accelerator="cpu", enable_progress_bar=False)
         cpu = time.process_time() - start

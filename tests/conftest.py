@@ -189,3 +189,51 @@ def families():
 def family(request):
     """Each of `families` in turn."""
     return _FAMILIES[request.param]
+
+
+@pytest.fixture
+def toy_module():
+    """Class of a module with one parameter w = 2 and the loss 2 w^2; an instance keeps the KL weights it is given."""
+    import torch
+    from scvi.module.base import BaseModuleClass, LossOutput
+
+    class Toy(BaseModuleClass):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor(2.0))
+            self.seen = []
+
+        def _get_inference_input(self, tensors, **kwargs):
+            return {}
+
+        def _get_generative_input(self, tensors, inference_outputs, **kwargs):
+            return {}
+
+        def inference(self):
+            return {}
+
+        def generative(self):
+            return {}
+
+        def loss(self, tensors, inference_outputs, generative_outputs, kl_weight=1.0):
+            self.seen.append(kl_weight)
+            square = 2 * self.w**2
+            ones = torch.ones(4)
+            return LossOutput(loss=square, reconstruction_loss=ones, kl_local=ones, extra_metrics={"square": square})
+
+    return Toy
+
+
+@pytest.fixture
+def recorded():
+    """``recorded(plan)``: the plan in epoch 1 outside of a trainer, its log in ``plan.logged``."""
+
+    def recorded(plan):
+        plan.logged = {}
+        plan.log = lambda name, value, **options: plan.logged.update({name: float(value)})
+        plan.log_dict = lambda values, **options: plan.logged.update({k: float(v) for k, v in values.items()})
+        plan._trainer = SimpleNamespace(current_epoch=1, global_step=7, strategy=None)
+        plan.compute_and_log_metrics = lambda *args: None
+        return plan
+
+    return recorded

@@ -29,6 +29,8 @@ HEIGHTS = {
 DRAWS = {"pl", "_report"}
 
 TESTED_ELSEWHERE = {
+    "solvers/_variable_problem.py": "the regression of solvers/test_variable.py",
+    "models/hpvade/_variable_types.py": "what names are refused, in models/hpvade/test_variable_profiles.py",
     "_keys.py": "names only",
     "_text.py": "the messages of every other test",
     "nn/_elsewhere.py": "the public names of test_import.py",
@@ -37,12 +39,17 @@ TESTED_ELSEWHERE = {
     "nn/ivae.py": "names only; models/ivae/test_network.py uses them",
     "_cli/_cvae_files.py": "the files of hpvade cvae infer, in _cli/test_cvae.py",
     "_cli/_cycleae_run.py": "a run of hpvade cycleae train, in _cli/test_cycleae.py",
+    "models/ambient/_fixed_draws.py": "the same answer at every call, in models/ambient/test_model.py",
+    "models/ambient/_likelihood.py": "one formula, against scipy in models/ambient/test_evidence.py",
     "models/cvae/_predict.py": "labels, counterfactuals and effects, in models/cvae/test_answers.py",
     "_cli/_options.py": "declarations of options, used by every command's test",
     "io/_gene_names.py": "messages of test_bulk.py and test_reference_checks.py",
     "models/cycleae/_fit.py": "training, in models/cycleae/test_model.py and test_bad_input.py",
     "models/cycleae/_tables.py": "the tables that CycleAE returns, in models/cycleae/test_model.py",
     "models/cycleae/_translate.py": "CycleAE.translate_reference, in models/cycleae/test_model.py",
+    "models/ambient/_penalties.py": "the priors of both modules, in models/ambient/test_shared_module.py",
+    "models/hpvade/_unknown.py": "deconvolve(unknown=True), in models/hpvade/test_deconvolve.py",
+    "models/hpvade/_literal_module.py": "both modules, in models/hpvade/test_scvi_module.py",
     "models/hpvade/_consensus.py": "several studies, in models/hpvade/test_studies.py",
     "models/hpvade/_study_methods.py": "several studies, in models/hpvade/test_studies.py",
     "models/_encoding.py": "the file format, in models/test_base.py",

@@ -164,6 +164,7 @@ CHECKS = {
     "fit_platform": None,  # tests/models/hpvade/test_platform.py
     "get_study_proportions": None,  # tests/models/hpvade/test_studies.py
     "studies": None,  # the same
+    "get_variable_profiles": None,  # tests/models/hpvade/test_variable_profiles.py
     "get_proportion_intervals": None,  # tests/models/hpvade/test_intervals.py
     "get_reconstruction_error": reconstruction_error,
     "get_setup_arg": equals("get_setup_arg", (("sample_key",), "donor")),

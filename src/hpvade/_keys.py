@@ -46,6 +46,9 @@ class Keys:
     GROUPS = "compare_groups"
     """uns: results, messages and parameters of `tl.compare_groups`."""
 
+    SORTED_PROFILES = "hpvade_sorted_profiles"
+    """uns: types that `pp.add_sorted_profiles` added to a reference, and how far to trust them."""
+
     IVAE = "X_ivae"
     """obsm: latent vectors of `IVAE` (cells x latent)."""
 
@@ -63,6 +66,12 @@ class Keys:
 
     TRANSLATED = "cycleae_translated"
     """uns of a translated reference: the target, ``{field: value}``."""
+
+    SHIFT = "shift_context"
+    """uns of cells moved by `pp.shift_context`: per context and type what was measured."""
+
+    TRANSLATION = "cycleae_translation"
+    """uns of a translated reference: per combination of contexts how many cells the change was measured with."""
 
     @staticmethod
     def rna(key: str) -> str:

@@ -200,3 +200,40 @@ def test_ca_21_everything_wrong_in_a_config_is_listed_at_once(run, chunks, tmp_p
         assert text in said, said
     assert "data_dir" not in said.split("Known keys")[0]
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml"}
+
+
+def test_gene_names_come_along_and_the_training_format_answers(run, chunks, specs, tmp_path):
+    """Chunks as they were trained on (.npz and a table) serve `counterfactual` and `influence`, too."""
+    named = config(tmp_path / "a.yaml", settings(chunks, specs, tmp_path / "a", num_epochs=1, genes=None))
+    run("cycleae", "train", "--config", named)
+    model = hp.CycleAE.load(tmp_path / "a" / "model")
+    assert list(model.get_var_names()) == (chunks / "genes.txt").read_text().split()
+    data = ["--data", chunks / "human_counts_0.npz"]
+    where = ["--model", tmp_path / "a", "--set", "tissue=tissue_1", "-o", tmp_path / "cf.h5ad"]
+    refused = run("cycleae", "counterfactual", *where, *data, code=2).stderr
+    assert "pass the file beside it with --meta" in refused
+    data += ["--meta", chunks / "human_metadata_0.csv"]
+    run("cycleae", "counterfactual", *where, *data)
+    found, cells = ad.read_h5ad(tmp_path / "cf.h5ad"), ad.read_h5ad(chunks / "cells.h5ad")
+    expected = model.get_counterfactual_expression(cells[:70].copy(), context={"tissue": "tissue_1"})
+    np.testing.assert_allclose(found.X, expected, atol=1e-5)
+    run("cycleae", "influence", "--model", tmp_path / "a", *data, "-o", tmp_path / "i.csv")
+    assert len(pd.read_csv(tmp_path / "i.csv")) == 3
+
+
+def test_a_model_without_gene_names_says_how_to_cure_it(run, chunks, specs, tmp_path):
+    for path in chunks.glob("human_*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    values = settings(tmp_path, specs, tmp_path / "run", num_epochs=1, genes=None)
+    run("cycleae", "train", "--config", config(tmp_path / "run.yaml", values))
+    ask = ["cycleae", "influence", "--model", tmp_path / "run", "-o", tmp_path / "i.csv", "--data"]
+    refused = run(*ask, chunks / "cells.h5ad", code=2).stderr
+    assert "without gene names" in refused and "--genes" in refused and "--meta" in refused
+    run(*ask, tmp_path / "human_counts_1.npz", "--meta", tmp_path / "human_metadata_1.csv")
+
+
+def test_include_files_may_have_comments(run, chunks, tmp_path):
+    (tmp_path / "more.txt").write_text("# fields\nsex  # of the donor\n\n")
+    preprocess(run, chunks, tmp_path / "specs", "--include-file", tmp_path / "more.txt")
+    specs = json.loads((tmp_path / "specs/metadata_field_specs.json").read_text())
+    assert {name for name, spec in specs.items() if spec["using"]} == {"tissue", "treated", "sex"}

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hpvade.io._bulk import MAX_DEPTH, AlignedBulk, read_bulk
+from hpvade.io._bulk import MAX_DEPTH, AlignedBulk, _smallest_above_zero, read_bulk
 
 GENES = [f"GENE{i}" for i in range(40)]
 RNG = np.random.default_rng(3)
@@ -459,3 +459,12 @@ def test_infinities_of_both_signs_are_refused_without_a_warning():
         warnings.simplefilter("error", RuntimeWarning)
         with pytest.raises(ValueError, match="1 of 2 samples that cannot be used"):
             read_bulk(bulk, list("abc"))
+
+
+def test_smallest_value_above_zero_of_every_row():
+    rng = np.random.default_rng(0)
+    values = (rng.random((150, 40)) * (rng.random((150, 40)) < 0.3)).astype(np.float32)
+    values[np.arange(150), rng.integers(40, size=150)] = 10.0 ** rng.uniform(-30, 30, 150)
+    values[3, 0] = -0.0
+    expected = np.where(values > 0, values, np.inf).min(axis=1)
+    np.testing.assert_array_equal(_smallest_above_zero(values), expected)

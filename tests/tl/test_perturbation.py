@@ -56,15 +56,30 @@ def test_a_perfect_model_and_the_baselines():
         assert table.loc[(kind, "model"), "rmse"] == pytest.approx(0, abs=1e-6)
         assert table.loc[(kind, "model"), ["r", "r2"]].tolist() == pytest.approx([1, 1])
     assert table.loc[("B", "mean shift"), "rmse"] == pytest.approx(0, abs=1e-6)  # its own response is in the reference
-    assert table["in_reference"].tolist() == [True] * 3 + [False] * 3
+    assert table["in_reference"].tolist() == [True] * 4 + [False] * 4
     log = {pair: np.log1p(100 * np.array(values, dtype=float)) for pair, values in PROFILE.items()}
     shift, truth = log["B", "drug"] - log["B", "control"], log["T", "drug"] - log["T", "control"]
     found = table.loc[("T", "mean shift")]
     assert found["rmse"] == pytest.approx(np.sqrt(((shift - truth) ** 2).mean()), rel=1e-5)
     assert found["r"] == pytest.approx(np.corrcoef(shift, truth)[0, 1], rel=1e-5)
+    assert table.loc[("T", "weighted shift"), "rmse"] == pytest.approx(
+        found["rmse"]
+    )  # one other type: nothing to weigh
     nothing = table.loc[("T", "no change")]
     assert nothing["rmse"] == pytest.approx(np.sqrt((truth**2).mean()), rel=1e-5)
     assert np.isnan(nothing["r"]) and nothing["r2"] <= 0
+
+
+def test_the_weighted_shift_is_that_of_similar_types():
+    profiles = PROFILE | {("X", "control"): [12, 20, 29, 39], ("X", "drug"): [5, 40, 30, 25]}
+    reference = cells({pair: profiles[pair] for pair in profiles if pair != ("X", "drug")})
+    table = hp.tl.evaluate_perturbation(Model(profiles), cells(profiles), reference=reference)
+    found = table.set_index(["cell_type", "predictor"]).loc[("X", "weighted shift"), "rmse"]
+    log = {pair: np.log1p(100 * np.array(values, dtype=float)) for pair, values in profiles.items()}
+    weights = np.array([np.exp(4 * np.corrcoef(log["X", "control"], log[k, "control"])[0, 1]) for k in "BT"])
+    shift = np.average([log[k, "drug"] - log[k, "control"] for k in "BT"], axis=0, weights=weights)
+    truth = log["X", "drug"] - log["X", "control"]
+    assert found == pytest.approx(np.sqrt(((shift - truth) ** 2).mean()), rel=1e-5)
 
 
 def test_direction_accuracy():

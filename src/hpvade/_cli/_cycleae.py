@@ -12,6 +12,8 @@ from ._io import check_folder, check_input, check_output, complete, read_referen
 from ._run import tell
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from ..models.cycleae._model import CycleAE
 
 cycleae = typer.Typer(
@@ -24,7 +26,13 @@ VOCAB, SPECS = "metadata_vocab.json", "metadata_field_specs.json"
 _Model = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of `train` or of `CycleAE.save`.", show_default=False)
 ]
-_Data = Annotated[Path, typer.Option("--data", metavar="F.h5ad", help="Cells x genes, raw counts.", show_default=False)]
+_Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="F", help="Cells x genes, raw counts: .h5ad, or .npz with --meta.", show_default=False
+    ),
+]
+_Meta = Annotated[Path | None, typer.Option("--meta", metavar="F", help="Metadata of the cells of an .npz file.")]
 
 _AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Also read metadata in .pkl, which execute code: only your own.")
@@ -36,7 +44,9 @@ def preprocess(
     pattern: Annotated[str, typer.Option(metavar="GLOB", help="Their names.", show_default=False)],
     save_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.", show_default=False)],
     include: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Field to use; repeat it.")] = None,
-    include_file: Annotated[Path | None, typer.Option(metavar="F", help="Text file, one field per line.")] = None,
+    include_file: Annotated[
+        Path | None, typer.Option(metavar="F", help="Text file, one field per line; # starts a comment.")
+    ] = None,
     vocab_json_name: Annotated[str, typer.Option(metavar="NAME", help="File of the vocabularies.")] = VOCAB,
     specs_json_name: Annotated[str, typer.Option(metavar="NAME", help="File of the specifications.")] = SPECS,
     ignore_column: Annotated[
@@ -60,7 +70,8 @@ def preprocess(
     fields = list(include or [])
     if include_file is not None:
         check_input(include_file)
-        fields += [line.strip() for line in include_file.read_text("utf-8").splitlines() if line.strip()]
+        lines = (line.partition("#")[0].strip() for line in include_file.read_text("utf-8").splitlines())
+        fields += [line for line in lines if line]
     from ..models.cycleae._contexts import build_context_specs, vocab_to_json
 
     vocab, specs = build_context_specs(files, fields, ignore=ignore_column or (), allow_pickle=allow_pickle)
@@ -101,8 +112,11 @@ def train(
     expr_glob: Annotated[str | None, typer.Option(metavar="GLOB", help="Names of the expression files.")] = None,
     vocab: Annotated[str | None, typer.Option(metavar="F.json", help="Vocabularies of `preprocess`.")] = None,
     specs: Annotated[str | None, typer.Option(metavar="F.json", help="Specifications of `preprocess`.")] = None,
+    genes: Annotated[
+        str | None, typer.Option(metavar="F.txt", help="Gene names, one per line; genes.txt beside the chunks.")
+    ] = None,
     include: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Field to use; repeat it.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Of both optimisers; 1e-4.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Of both optimisers; 1e-3.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Cells per step; 128.")] = None,
     num_epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data; 10.")] = None,
     batch_workers: Annotated[int | None, typer.Option(metavar="N", help="Threads that make minibatches; 0.")] = None,
@@ -162,6 +176,8 @@ def counterfactual(
         list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Target; repeat it.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="The file.", show_default=False)],
+    meta: _Meta = None,
+    allow_pickle: _AllowPickle = False,
 ) -> None:
     """Expression of cells as if they were in another context.
 
@@ -173,7 +189,8 @@ def counterfactual(
     pairs = [text.partition("=") for text in assignments]
     if wrong := [text for text, (_, equals, _) in zip(assignments, pairs, strict=True) if not equals]:
         raise UsageError(f"--set {wrong[0]}: expected FIELD=VALUE.")
-    fitted, adata = _load(model), read_reference(data)
+    fitted = _load(model)
+    adata = _cells(fitted, data, meta, allow_pickle)
     # text of the command line to the value of the model, which may be a number or a boolean
     context = {f: next((v for v in fitted.categories.get(f, []) if str(v) == text), text) for f, _, text in pairs}
     table = fitted.get_counterfactual_expression(adata, context=context)
@@ -190,6 +207,8 @@ def influence(
     model: _Model,
     data: _Data,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="F.csv", help="The file.", show_default=False)],
+    meta: _Meta = None,
+    allow_pickle: _AllowPickle = False,
 ) -> None:
     """How much each field contributes to the expression of cells: mean, minimum and maximum per head.
 
@@ -198,7 +217,8 @@ def influence(
     check_output(output, ".csv")
     if output.exists():
         raise UsageError(f"{output} exists. Choose another name.")
-    table = _load(model).get_head_influence(read_reference(data))
+    fitted = _load(model)
+    table = fitted.get_head_influence(_cells(fitted, data, meta, allow_pickle))
     with complete(output) as partial:
         table.to_csv(partial)
     tell(f"{output}: {len(table)} heads.")
@@ -212,6 +232,26 @@ def _load(folder: Path) -> "CycleAE":
 
     quiet()
     return CycleAE.load(folder / "model" if (folder / "model").is_dir() else folder)
+
+
+def _cells(model: "CycleAE", data: Path, meta: Path | None, allow_pickle: bool) -> "AnnData":
+    """Cells of an .h5ad file, or of an .npz file with its metadata."""
+    genes = model.get_var_names()
+    if data.suffix != ".npz":
+        adata = read_reference(data)
+        if all(str(gene) == f"gene_{i}" for i, gene in enumerate(genes)) and not set(genes) & set(adata.var_names):
+            raise UsageError(
+                "the model was trained without gene names, so its genes cannot be found in this file. Train it with "
+                "--genes F.txt (or a genes.txt beside the chunks), or give the cells as .npz with --meta."
+            )
+        return adata
+    check_input(data)
+    if meta is None:
+        raise UsageError(f"{data} holds no metadata; pass the file beside it with --meta.")
+    check_input(meta)
+    from ..models.cycleae._chunk_files import cells_of_files
+
+    return cells_of_files(data, meta, genes, allow_pickle=allow_pickle)
 
 
 for _name, _command in {

@@ -16,14 +16,14 @@ REQUIRED = {
 }
 OPTIONAL = {
     "include": ([], "fields to use; those marked `using` in the specifications when empty"),
-    "genes": (None, "text file with one gene name per line"),
+    "genes": (None, "text file with one gene name per line; by default genes.txt beside the chunks"),
     "split_by": (None, "metadata column whose groups are held out as a whole"),
     "missing": ("category", "cells without a value: category, mask or error"),
     "latent_dim": (128, "size of every head's hidden encoding"),
     "activation": ("linear", "linear or relu"),
     "scale": ("log1p", "log1p or counts"),
-    "nonnegative": (True, "keep weights at zero or above; false for better counterfactuals"),
-    "learning_rate": (1e-4, "of both optimisers"),
+    "nonnegative": (False, "keep weights at zero or above, as published; false for better counterfactuals"),
+    "learning_rate": (1e-3, "of both optimisers; 1.0e-4 as published"),
     "batch_size": (128, "cells per step"),
     "num_epochs": (10, "passes over the data"),
     "num_workers": (1, "threads that read the next chunks"),

@@ -172,11 +172,18 @@ def read_bulk(
     usable = _settle_samples(bad, logged, name, bulk.obs_names, on_bad_sample)
     if not usable.all():
         values, total = values[usable], total[usable]
-    smallest = np.where(values > 0, values, np.inf).min(axis=1)
-    depth = (total / smallest).clip(max=MAX_DEPTH)
+    depth = (total / _smallest_above_zero(values)).clip(max=MAX_DEPTH)
     values *= (1 / total).astype(np.float32)[:, None]
     skipped = {str(bulk.obs_names[i]): reason for i, reason in sorted((bad | logged).items())}
     return AlignedBulk(values, total, depth, present, found, bulk.obs_names[usable], usable, skipped)
+
+
+def _smallest_above_zero(values: np.ndarray) -> np.ndarray:
+    """Of each row; float32 and none below zero, whose order is that of their bits, where zero minus one is largest."""
+    bits, least = values.view(np.uint32), np.empty(len(values), dtype=np.uint32)
+    for rows in range(0, len(bits), 64):  # blocks that stay in the processor's cache
+        least[rows : rows + 64] = (bits[rows : rows + 64] - np.uint32(1)).min(axis=1)
+    return (least + np.uint32(1)).view(np.float32)
 
 
 def _check_option(argument: str, value, choices) -> None:

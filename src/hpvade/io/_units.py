@@ -78,10 +78,9 @@ class Scan:
         """Look at some samples (samples x genes)."""
         low, high = block.min(axis=1), block.max(axis=1)
         self.lowest[rows], self.highest[rows] = low, high
-        whole = (np.rint(block[:, :64]) == block[:, :64]).all(axis=1) | is_integer(block[:, :64]).all(axis=1)
+        whole = _whole_rows(block[:, :64])
         if whole.any():  # most samples that are not fail on their first genes
-            some = block if whole.all() else block[whole]
-            whole[whole] = (np.rint(some) == some).all(axis=1) | is_integer(some).all(axis=1)
+            whole[whole] = _whole_rows(block if whole.all() else block[whole])
         self.whole[rows] = whole
         finite = (low >= 0) & (high < np.inf)
         room = _N_HEAD - len(self.head)
@@ -154,6 +153,14 @@ def follow_logs(samples: np.ndarray, linear: np.ndarray) -> np.ndarray:
         for other in (profile, np.log1p(profile))
     ]
     return np.asarray(correlation[1]) > np.asarray(correlation[0])
+
+
+def _whole_rows(block: np.ndarray) -> np.ndarray:
+    """Rows (bool) of whole numbers, infinite ones among them; exact ones are found fast, others up to rounding."""
+    whole = (np.rint(block) == block).all(axis=1)
+    if not whole.all():
+        whole[~whole] = is_integer(block[~whole]).all(axis=1)
+    return whole
 
 
 def _upper_spread(row: np.ndarray) -> float:

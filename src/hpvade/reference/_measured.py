@@ -255,12 +255,11 @@ def _patterns(aligned: AlignedBulk, lowest: np.ndarray) -> np.ndarray:
     """Names of groups of samples (samples,) by the genes that they lack, though others have them; mostly one group."""
     labels = np.full(len(aligned.total), "", dtype=object)
     seen = aligned.shares > 0
-    genes = np.flatnonzero(aligned.present & (lowest >= _CERTAIN_SHARE))
-    genes = genes[seen[:, genes].any(axis=0)]
-    certain = lowest[genes] * aligned.depth[:, None] >= _CERTAIN_READS
-    lacks = certain & ~seen[:, genes]
-    n_lacking = lacks.sum(axis=1)
-    left = (n_lacking >= _MIN_FILLED) & (n_lacking >= _FILLED * certain.sum(axis=1))
+    genes = np.flatnonzero(aligned.present & (lowest >= _CERTAIN_SHARE) & seen.any(axis=0))
+    certain = lowest[genes] >= (_CERTAIN_READS / aligned.depth)[:, None]
+    lacks = certain & ~seen.take(genes, axis=1)
+    n_lacking = np.count_nonzero(lacks, axis=1)
+    left = (n_lacking >= _MIN_FILLED) & (n_lacking >= _FILLED * np.count_nonzero(certain, axis=1))
     number = 0
     while left.any():
         first = left.argmax()

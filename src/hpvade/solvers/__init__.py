@@ -11,12 +11,15 @@ from ._platform import PlatformFactor, platform_factor
 from ._rlr import rlr
 from ._robust import RobustFit, robust
 from ._unknown import MIN_SAMPLES, UnknownFit, unknown_component
+from ._variable import VariableFit, VariableProfiles, robust_variable, variable_profiles
 
 __all__ = [
     "PlatformFactor",
     "CovariateFactor",
     "RobustFit",
     "UnknownFit",
+    "VariableFit",
+    "VariableProfiles",
     "coordinate_descent",
     "covariate_factor",
     "dwls",
@@ -28,5 +31,7 @@ __all__ = [
     "platform_factor",
     "rlr",
     "robust",
+    "robust_variable",
     "unknown_component",
+    "variable_profiles",
 ]

@@ -35,7 +35,7 @@ def dwls(
     signature
         (genes x types), linear scale; a factor per column only divides that type's amount.
     n_subsamples
-        Random halves of the genes, at least two.
+        Random halves of the genes, at least two, drawn by position: genes in another order may choose another bound.
     tolerance, n_iterations
         A sample is done when its fractions change by less than `tolerance` in sum, or after `n_iterations`.
     block

@@ -147,7 +147,7 @@ def robust(
     tensor([[0.2000, 0.3000, 0.5000]])
     """
     check_shapes(bulk, signature)
-    n, n_genes = bulk.shape
+    n = len(bulk)
     bulk, signature = bulk.float(), signature.float()
     depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()
     problem = _Problem(signature, offset, dispersion, anchor_weight)
@@ -155,8 +155,8 @@ def robust(
     start = start if anchor is None else anchor.float()
     start = start * (bulk.sum(1) / (start @ signature.T).sum(1).clamp(min=1e-30))[:, None]
 
-    factor = _given(gene_factor, 0.0, n_genes, bulk.device)
-    problem.gene_weight = _given(gene_weight, 1.0, n_genes, bulk.device)
+    factor = given(gene_factor, 0.0, signature)
+    problem.gene_weight = given(gene_weight, 1.0, signature)
     if n > 1 and (gene_factor is True or gene_weight is True):
         few = torch.linspace(0, n - 1, min(n, factor_samples), device=bulk.device).round().long()
         penalty = factor_penalty if gene_factor is True else None
@@ -175,11 +175,11 @@ def robust(
     return RobustFit(fractions, factor, problem.gene_weight, residual, *rest)
 
 
-def _given(x: bool | Tensor, unknown: float, n_genes: int, device: torch.device) -> Tensor:
+def given(x: bool | Tensor, unknown: float, signature: Tensor) -> Tensor:
     """What is given per gene, `unknown` where nothing is."""
     if isinstance(x, Tensor):
         return torch.nan_to_num(x.float(), nan=unknown)
-    return torch.full((n_genes,), unknown, device=device)
+    return torch.full((len(signature),), unknown, device=signature.device)
 
 
 def row_medians(x: Tensor) -> Tensor:

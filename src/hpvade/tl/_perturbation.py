@@ -1,5 +1,3 @@
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -7,6 +5,7 @@ from anndata import AnnData
 from ..evaluation._metrics import pearson
 from ..io._rows import in_memory
 from ..reference._checks import check_column
+from ..reference._shift import similarity_weights
 
 _DIRECTION_GENES = 50
 
@@ -35,7 +34,8 @@ def evaluate_perturbation(
     One row per perturbation, cell type and predictor: `r` and `r2` of the response, `rmse` of log1p cp10k,
     `direction_accuracy` over the 50 genes that respond most, numbers of cells, and whether the pair is `in_reference`.
     Predictors are the ``"model"``; the ``"mean shift"``, the response of the type in the reference, where it has
-    none that of its other types on average; and ``"no change"``.
+    none that of its other types on average; the ``"weighted shift"``, where it has none their average with weights
+    exp(4 r), r the correlation of their log control profiles with that of the type; and ``"no change"``.
 
     Raises
     ------
@@ -66,9 +66,9 @@ def evaluate_perturbation(
         cells = np.flatnonzero((labels == kind) & (perturbations == control))
         predicted = model.get_counterfactual_expression(adata, indices=cells, perturbation=name, library_size=1e4)
         guesses = {"model": np.log1p(predicted.to_numpy(dtype=float).mean(axis=0)) - before}
-        shift = _shift(shifts, kind, name)
-        if shift is not None:
-            guesses["mean shift"] = shift
+        guesses |= _shifts(
+            shifts, kind, name, np.log1p(known.get((kind, control), observed[kind, control])), known, control
+        )
         guesses["no change"] = np.zeros_like(before)
         about = {"perturbation": name, "cell_type": kind}
         counts = {
@@ -113,12 +113,19 @@ def _profiles(model, adata: AnnData) -> tuple[dict, dict]:
     )
 
 
-def _shift(shifts: dict, kind: str, name: str) -> np.ndarray | None:
-    """Response of the type, else the mean over the other types; None when no type has one."""
-    if (kind, name) in shifts:
-        return shifts[kind, name]
-    others: Iterable[np.ndarray] = [shift for (_, perturbation), shift in shifts.items() if perturbation == name]
-    return np.mean(others, axis=0) if others else None
+def _shifts(responses: dict, kind: str, name: str, profile: np.ndarray, known: dict, control: str) -> dict:
+    """Response of the type, else means over the other types, equal and by similarity to its log control `profile`.
+
+    Empty when no type has a response.
+    """
+    if (kind, name) in responses:
+        return dict.fromkeys(("mean shift", "weighted shift"), responses[kind, name])
+    others = [pair for pair in responses if pair[1] == name]
+    if not others:
+        return {}
+    values = np.stack([responses[pair] for pair in others])
+    profiles = np.stack([profile, *(np.log1p(known[pair[0], control]) for pair in others)])
+    return {"mean shift": values.mean(axis=0), "weighted shift": similarity_weights(profiles)[0, 1:] @ values}
 
 
 def _scores(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -48,6 +48,7 @@ def solve(
     genes: str | int | Sequence[str] | None = "markers",
     cell_size: str | Mapping[str, float] | None = "pooled",
     fractions: Literal["cell", "rna"] = "cell",
+    variable_types: Sequence[str] | None = None,
     key_added: str | None = None,
     device: str = "auto",
     copy: bool = False,
@@ -88,6 +89,9 @@ def solve(
         ``"quantiseq"``, ``"abis"``, None (equal), or a dict ``{type: size}``.
     fractions
         ``"cell"``: fractions of cells; ``"rna"``: fractions of RNA.
+    variable_types
+        Types whose profiles differ from sample to sample, such as malignant cells; for ``method="robust"``, see
+        :func:`hpvade.solvers.robust_variable`. How much they were found to is in ``uns[key_added]["variation"]``.
     key_added
         `bulk.obsm` key of the result; ``f"{method}_proportions"`` when None.
     device
@@ -106,12 +110,13 @@ def solve(
     Raises
     ------
     TypeError
-        `bulk` or `reference` is of another kind, or the solver has no such option.
+        `bulk` or `reference` is of another kind, the solver has no such option, or `variable_types` is a text.
     KeyError
         A column or layer is absent.
     ValueError
-        An unknown choice; a reference or bulk that cannot be used, with the reason and the remedy; ``"music"`` without
-        donors; fewer genes than types; unknown genes. `bulk` is then unchanged.
+        An unknown choice; `variable_types` with another method, that are not there, or all types; a reference or bulk
+        that cannot be used, with the reason and the remedy; ``"music"`` without donors; fewer genes than types; unknown
+        genes. `bulk` is then unchanged.
 
     Warns
     -----
@@ -137,6 +142,7 @@ def solve(
         profiles = _read_signature(reference, method, of_cells)
     else:
         profiles = _read_cells(reference, method, of_cells)
+    variable = _variable(variable_types, method, profiles.types)
     umi = profiles.mean_counts.sum(axis=0)
     sizes = cell_sizes(profiles.types, umi, cell_size)
     of_one_total = np.ptp(umi) < 1e-3 * umi.mean()
@@ -171,11 +177,12 @@ def solve(
     chosen = [_choose_genes(profiles, batch.present, genes) for batch in batches]
     content = sizes if of_one_total else umi
     solved = [
-        _run(method, batch, profiles, at, content, device, options) for batch, at in zip(batches, chosen, strict=True)
+        _run(method, batch, profiles, at, content, device, options, variable)
+        for batch, at in zip(batches, chosen, strict=True)
     ]
-    used = [_sizes(sizes, umi, distance) if cell_size == "pooled" else sizes for *_, distance in solved]
-    cells = [rna / own for (rna, *_), own in zip(solved, used, strict=True)]
-    rna, baseline, _ = zip(*solved, strict=True)
+    rna, baseline, distances, fits = zip(*solved, strict=True)
+    used = [_sizes(sizes, umi, distance) if cell_size == "pooled" else sizes for distance in distances]
+    cells = [found / own for found, own in zip(rna, used, strict=True)]
     cells, rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in (cells, rna, baseline))
     n_samples = [len(batch.samples) for batch in batches]
     sizes = np.average([own / own.mean() for own in used], axis=0, weights=n_samples)
@@ -201,6 +208,10 @@ def solve(
         "cell_sizes": pd.DataFrame({"size": sizes / sizes.mean()}, index=profiles.types),
         **exceptions(bulk, batches),
     }
+    if variable:
+        from ..models.hpvade._variable_types import variation_table
+
+        result.uns[key]["variation"] = variation_table(fits, np.divide(n_samples, sum(n_samples)), profiles.types)
     return result if copy else None
 
 
@@ -237,6 +248,16 @@ def _check_options(method: str, options: dict) -> None:
     for name, value in options.items():
         if not isinstance(value, bool | int | float | str | None):
             raise TypeError(f"{name} is a {type(value).__name__}; expected a number, a text, True or False.")
+
+
+def _variable(names: Sequence[str] | None, method: str, types: list[str]) -> tuple[int, ...]:
+    if names is None:
+        return ()
+    from ..models.hpvade._variable_types import variable_columns
+
+    if method != "robust":
+        raise ValueError(f"variable_types is for method='robust'; found method={method!r}. Leave one of them out.")
+    return variable_columns(names, types)
 
 
 def _device(device: str):
@@ -344,8 +365,8 @@ def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
     return marker_genes(share, torch.from_numpy(allowed)).numpy()
 
 
-def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device, options) -> tuple:
-    """Fractions of RNA by the solver, and of cells by plain NNLS on all genes (samples x types); platform distance.
+def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device, options, variable) -> tuple:
+    """Fractions of RNA by the solver, and of cells by plain NNLS on all genes; platform distance; the solver's answer.
 
     `content` (types,) is the RNA content per cell with which equal numbers of cells become a prior.
     """
@@ -369,8 +390,12 @@ def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device
             "anchor_weight": PRIOR_WEIGHT,
             "depth": torch.from_numpy(batch.bulk.depth).to(device),
         } | options
-    found = getattr(solvers, method)(*arguments, **options)
+    if variable:
+        method_of, options = solvers.robust_variable, options | {"variable": variable}
+    else:
+        method_of = getattr(solvers, method)
+    found = method_of(*arguments, **options)
     rna = (found.rna_proportions if method == "robust" else found).double()
     among = rna / rna.sum(dim=1, keepdim=True).clamp(min=1e-30)
     distance = cohort_distance(shares.double(), on, among, mean_counts, FACTOR_SAMPLES)
-    return rna.cpu().numpy(), baseline.cpu().numpy(), distance
+    return rna.cpu().numpy(), baseline.cpu().numpy(), distance, found

@@ -142,3 +142,26 @@ def test_rv_09_counts_of_absent_genes_drop_and_true_counts_stay(planted_ambient,
     before, after, native = (np.asarray(m.todense()) for m in (observed.X, clean.X, observed.layers["native"]))
     assert after[absent].sum() < 0.2 * before[absent].sum()
     assert np.minimum(after, native).sum() > 0.95 * native.sum()
+
+
+def test_a_measured_profile_takes_the_place_of_the_learned_one(single):
+    model, adata = single.model, single.adata
+    group, batch = (adata.obs[key].cat.codes.to_numpy() for key in ("cell_type", "batch"))
+    sums = np.stack([[adata.X[(group == k) & (batch == b)].sum(0) for b in range(3)] for k in range(2)])
+    profile = pd.Series(adata.X.mean(axis=0), index=adata.var_names)
+    split = native_share(sums, np.tile(profile / profile.sum(), (3, 1)))
+    clean = model.get_clean_reference(labels_key="cell_type", integer=False, ambient_profile=7 * profile[::-1])
+    np.testing.assert_allclose(clean.uns["ambient_share"]["share"], split.level, rtol=1e-4, atol=1e-8)
+    assert (
+        (clean.uns["ambient_share"]["lower"] <= split.level) & (split.level <= clean.uns["ambient_share"]["upper"])
+    ).all()
+    table = pd.DataFrame({"all": profile})
+    again = model.get_clean_reference(labels_key="cell_type", integer=False, ambient_profile=table)
+    np.testing.assert_array_equal(again.X.toarray(), clean.X.toarray())
+    for wrong, error, said in (
+        (pd.DataFrame({"b0": profile}), KeyError, "no column 'b1'"),
+        (profile.rename("x{}".format), ValueError, "0 of 40 genes"),
+        (-profile, ValueError, "at least 0"),
+    ):
+        with pytest.raises(error, match=said):
+            model.get_clean_reference(ambient_profile=wrong)

@@ -16,6 +16,7 @@ SHARED_CALLS = {
     "get_normalized_expression": (),
     "get_ambient_profile": (),
     "get_ambient_fraction": (),
+    "get_per_dim_kl": (),
     "get_feature_scaling": (),
     "get_clean_reference": (),
     "get_var_names": (),
@@ -36,11 +37,15 @@ CALLS = {
         "get_latent_library_size": (),
         "get_likelihood_parameters": (),
         "posterior_predictive_sample": (),
+        "get_per_feature_reconstruction_loss": (),
     },
     "RegularizedMultimodalVI": {
         "get_dispersion": ("rna",),
         "get_modality_latents": (),
         "get_modality_attribution": (),
+        "get_latent_library_size": (),
+        "get_likelihood_parameters": (),
+        "posterior_predictive_sample": (),
         "plot_modality_attribution": (),
     },
 }
@@ -65,7 +70,7 @@ ELSEWHERE = {
     "AmbientRegularizedSCVI": {"setup_anndata"},
     "RegularizedMultimodalVI": {
         *("setup_mudata", "get_modality_weights", "store_attribution_results", "plot_attribution_scatter"),
-        "get_library_size",
+        *("get_library_size", "get_per_feature_reconstruction_loss", "compute_attribution_umap"),
     },
 }
 TESTED = {

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import nbinom
 
 from hpvade.models.ambient import _native_share
-from hpvade.models.ambient._native_share import MOST, native_share
+from hpvade.models.ambient._evidence import MOST
+from hpvade.models.ambient._native_share import native_share
 
 LEVELS = np.array([0.05, 0.15, 0.3])
 

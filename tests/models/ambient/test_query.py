@@ -72,9 +72,14 @@ def test_rv_07_new_categories_start_as_specified(build, make):
     expected = [logs.mean() - old.library_global_log_mean.item() for logs in own]
     np.testing.assert_allclose(new.library_log_means[0, 3:], expected, atol=1e-5)
     np.testing.assert_allclose(new.library_log_vars[0, 3:], [0.5 * logs.var() for logs in own], rtol=1e-4)
+    # relative to the reference's depth, like the library: its categories have no cells here and take the mean of all
+    deeper = (
+        np.mean([*(logs.mean() for logs in own), *[np.log(totals).mean()] * 3]) - old.library_global_log_mean.item()
+    )
     scaled = cells.X / totals[:, None] * totals.mean()
     mean = scaled[(cells.obs["batch"] == "qb1").to_numpy()].mean(0)
-    np.testing.assert_allclose(new.additive_background[:, 4].exp().detach(), np.maximum(0.2 * mean, 1e-8), rtol=0.06)
+    start = np.maximum(0.2 * mean, 1e-8) / np.exp(deeper)
+    np.testing.assert_allclose(new.additive_background[:, 4].exp().detach(), start, rtol=0.06)
     columns = new.decoder.covariate_weights()
     torch.testing.assert_close(columns[:, :2], old.decoder.covariate_weights(), rtol=0, atol=0)
     torch.testing.assert_close(columns[:, 2], old.decoder.covariate_weights().mean(1))
@@ -150,3 +155,18 @@ def test_what_is_no_reference_is_refused(build, make):
     with pytest.raises(ValueError, match="weight_decay would change"):
         model = build(make.rna(), epochs=1)
         Model.load_query_data(query(make), model).train(1, plan_kwargs={"weight_decay": 1e-3}, **QUIET)
+
+
+def test_the_background_of_a_query_does_not_depend_on_its_depth(build, make):
+    """The library of a query carries its depth: its ambient columns start at the same share of all counts."""
+    model = build(make.rna(), {"batch_key": "batch"}, epochs=1)
+    old = model.module.additive_background.shape[1]
+    starts = []
+    for depth in (1, 5, 25):
+        adata = query(make)
+        adata.X = adata.X * np.float32(depth)
+        torch.manual_seed(0)  # of the noise around the start
+        starts.append(Model.load_query_data(adata, model).module.additive_background[:, old:].detach().numpy())
+    seen = starts[0] > -15  # the others have no counts, and start at the same tiny number
+    for other in starts[1:]:
+        np.testing.assert_allclose(other[seen], starts[0][seen], atol=1e-4)

@@ -81,3 +81,24 @@ def test_cv_21_other_genes_are_counted_and_named(trained):
     for method in (trained.model.predict, trained.model.get_latent_representation):
         with pytest.raises(ValueError, match="4 of the 100 genes.*gene_000, gene_001, gene_002"):
             method(adata)
+
+
+def test_without_perturbations_no_column_is_made_up(cells, fit):
+    adata = cells(180)
+    del adata.obs["perturbation"]
+    columns = list(adata.obs)
+    model = fit(adata, epochs=1, setup={"perturbation_key": None})
+    made = model.generate(3, labels="B", seed=0)
+    assert made.n_obs == 3 and [c for c in made.obs if c in columns] == list(made.obs) == columns
+    fuller = model.augment_reference(min_cells=70, seed=0)
+    assert (fuller.obs["cell_type"].value_counts() == 70).all()
+    assert [c for c in fuller.obs if c != "hpvade_generated"] == columns
+    assert model.predict(adata).shape == (180,) and model.get_counterfactual_expression().shape == adata.shape
+    for call in (model.perturbation_effects, lambda: hp.tl.evaluate_perturbation(model)):
+        with pytest.raises(ValueError, match="without perturbations.*perturbation_key="):
+            call()
+
+
+def test_several_perturbations_must_be_named(trained):
+    with pytest.raises(ValueError, match="perturbation is None; expected names out of"):
+        trained.model.generate(3, labels="B")

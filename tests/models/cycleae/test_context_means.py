@@ -7,6 +7,7 @@ from sklearn.linear_model import Ridge
 
 from hpvade.models.cycleae._context_data import Chunk, ContextDataModule
 from hpvade.models.cycleae._context_means import context_means, log1p_cp10k
+from hpvade.reference._shift import shrink_to
 
 
 @pytest.fixture
@@ -36,12 +37,34 @@ def test_profiles_residuals_and_variance_equal_numpy(data):
     np.testing.assert_allclose(means.variance, Y.var(axis=0).mean(), rtol=1e-4)
     np.testing.assert_allclose(means.sample, Y, rtol=1e-4)  # all cells fit into the sample
     np.testing.assert_array_equal(means.sample_codes, codes)
-    for k, combination in enumerate(means.combinations):
+    raw, spread = [], []
+    for combination in means.combinations:
         cells = (codes == combination).all(axis=1)
         additive = Y.mean(axis=0) + means.profiles[0][combination[0]]
         additive = additive + (means.profiles[1][combination[1]] if combination[1] >= 0 else 0)
-        shrunk = (Y[cells].mean(axis=0) - additive) * cells.sum() / (cells.sum() + 10)
-        np.testing.assert_allclose(means.residuals[k], shrunk, atol=1e-4)
+        raw.append(Y[cells].mean(axis=0) - additive), spread.append(Y[cells].var(axis=0))
+    raw, spread, n = np.array(raw), np.array(spread), means.n_cells[:, None]
+    np.testing.assert_array_equal(means.n_cells, [(codes == c).all(axis=1).sum() for c in means.combinations])
+    pooled = (n * spread).sum(axis=0) / (n - 1).sum()
+    noise = (n * spread + 10 * pooled) / (n + 9) / n
+    np.testing.assert_allclose(means.residuals, shrink_to(raw, noise, 0 * raw), atol=1e-3)
+    kept = np.linalg.norm(means.residuals, axis=1) / np.linalg.norm(raw, axis=1)
+    np.testing.assert_allclose(means.measured, kept, atol=1e-3)
+    # nothing is planted: all residuals are noise, and few of them are kept
+    assert (np.abs(means.residuals - raw) <= np.sqrt(noise) + 1e-3).all() and kept.mean() < 0.7
+
+
+def test_what_many_cells_say_is_kept():
+    rng = np.random.default_rng(1)
+    codes = np.stack([np.arange(4000) // 2 % 2, np.arange(4000) % 2], axis=1)
+    mean = 5 + 4 * (codes[:, :1] == codes[:, 1:]) * (np.arange(12) < 6)  # of half of the genes, not additive
+    X = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
+    module = ContextDataModule([Chunk("a", 4000, lambda: X)], codes)
+    module.train_idx = np.arange(4000)
+    means = context_means(module, [2, 2], np.random.default_rng(0), log1p=False)
+    sign = np.where(means.combinations[:, :1] == means.combinations[:, 1:], 1, -1)
+    np.testing.assert_allclose(means.residuals[:, :6], np.broadcast_to(2 * sign, (4, 6)), atol=0.25)
+    assert (means.measured > 0.9).all()
 
 
 def test_log1p_cp10k_keeps_empty_rows():

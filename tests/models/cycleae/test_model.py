@@ -200,7 +200,7 @@ def test_ca_10_save_and_load_give_the_same_numbers(cycle, tmp_path):
     for loaded in (without, hp.CycleAE.load(tmp_path / "m", fresh.copy())):
         found = loaded.get_counterfactual_expression(fresh, context={"sex": "sex_1"})
         pd.testing.assert_frame_equal(found, model.get_counterfactual_expression(context={"sex": "sex_1"}))
-    assert repr(without).startswith("<CycleAE(n_latent=16, nonnegative=False): trained for 12 epochs")
+    assert repr(without).startswith("<CycleAE(n_latent=16): trained for 12 epochs")
     assert without.history["validation_loss"].equals(model.history["validation_loss"])
 
 
@@ -307,3 +307,38 @@ def test_translated_cells_change_on_average_as_measured(cells, fit_cycle, tmp_pa
         model.save(tmp_path / "model", overwrite=True)
         again = hp.CycleAE.load(tmp_path / "model", adata=control).module.shift
         assert torch.equal(again.residuals, model.module.shift.residuals) and again.residuals.abs().max() > 0.1
+
+
+def test_a_translation_says_what_was_measured(cells, fit_cycle):
+    adata = cells()
+    absent = (adata.obs["condition"] == "condition_1") & (adata.obs["cell_type"] == "type_0")
+    model = fit_cycle(adata[~absent.to_numpy()].copy(), ["condition", "cell_type"])
+    with pytest.warns(UserWarning, match="1 of .* no training cells in the target.*cell_type=type_0"):
+        translated = model.translate_reference(to={"condition": "condition_1"}, seed=3)
+    table = translated.uns["cycleae_translation"]
+    obs = model.adata.obs.iloc[model.train_indices].astype(str)
+    for row in table.to_dict("records"):
+        for column, condition in (("n_source", row["condition"]), ("n_target", row["to condition"])):
+            same = (obs["condition"] == condition) & (obs["cell_type"] == row["cell_type"])
+            assert row[column] == same.sum()
+    assert table["n_cells"].sum() == model.adata.n_obs and table["measured"].between(0, 1).all()
+    unmeasured = table["n_target"] == 0
+    assert table.loc[unmeasured, "cell_type"].tolist() == ["type_0"] and (table["measured"][unmeasured] == 0).all()
+    only = model.adata[(model.adata.obs["cell_type"] != "type_0").to_numpy()].copy()
+    one, two, other = (model.translate_reference(only, to={"condition": "condition_1"}, seed=s) for s in (1, 1, 2))
+    assert (one.X != two.X).nnz == 0 and (one.X != other.X).nnz > 0
+
+
+def test_logged_cells_are_refused(cells, unchanged):
+    adata = cells(n_cells=60)
+    adata.X = adata.X.log1p()
+    with unchanged(adata), pytest.raises(ValueError, match="looks log-transformed"):
+        hp.CycleAE.setup_anndata(adata, ["condition"])
+
+
+def test_defaults_are_signed_and_the_published_model_is_an_option(cells, fit_cycle):
+    adata = cells(n_cells=100)
+    hp.CycleAE.setup_anndata(adata, ["condition"])
+    assert not hp.CycleAE(adata, n_latent=4).module.generator.nonnegative
+    assert hp.CycleAE(adata, n_latent=4, nonnegative=True).module.generator.nonnegative
+    assert hp.nn.cycleae.CAE(10, 3, {"a": {"cardinality": 2, "using": True}}).nonnegative

@@ -1,9 +1,11 @@
-"""Expression by type: sums, the posterior's formula, planted changes, flags."""
+"""Expression by type: sums, the posterior's formula, planted changes, flags, blocks."""
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
 
+from hpvade.models.hpvade import _expression
 from hpvade.models.hpvade._expression import _Cohort, _posterior
 
 
@@ -47,18 +49,21 @@ def planted_cohort(seed=0, n=60, n_genes=400):
     return signature, rna, profiles, bulk
 
 
-class Found:
-    """The part of an `Estimate` that the posterior reads."""
-
-    def __init__(self, bulk, rna):
-        self.shares = torch.from_numpy(bulk / bulk.sum(axis=1, keepdims=True))
-        self.rna, self.depth = torch.from_numpy(rna), torch.full((len(bulk),), 1e8, dtype=torch.float64)
+def posterior(signature, rna, bulk, size=1000):
+    """Cohort and posterior of all genes, from blocks of `size` samples."""
+    signature, rna, bulk = (torch.from_numpy(x) for x in (signature, rna, bulk / bulk.sum(axis=1, keepdims=True)))
+    depth = torch.full((len(bulk),), 1e8, dtype=torch.float64)
+    rows = [slice(begin, min(begin + size, len(bulk))) for begin in range(0, len(bulk), size)]
+    cohort = _Cohort.of([(part, bulk[part]) for part in rows], signature, rna, depth)
+    genes = torch.arange(len(signature))
+    parts = [_posterior(signature, bulk[part], rna[part], depth[part], cohort, genes) for part in rows]
+    return cohort, [torch.cat(x) for x in list(zip(*parts, strict=True))[:3]]
 
 
 def test_planted_changes_are_given_to_the_type_that_made_them():
     signature, rna, profiles, bulk = planted_cohort()
-    genes = torch.arange(len(signature))
-    expression, variance, resolved, _ = _posterior(torch.from_numpy(signature), Found(bulk, rna), genes, genes)
+    _, (expression, variance, explained) = posterior(signature, rna, bulk)
+    resolved = explained.mean(dim=0).T
     r = [np.corrcoef(expression[:, 0, g], profiles[:, 0, g])[0, 1] for g in range(50)]
     assert np.median(r) > 0.9
     assert (resolved[:50, 0] > 0.5).float().mean() > 0.9
@@ -73,18 +78,33 @@ def test_planted_changes_are_given_to_the_type_that_made_them():
 def test_posterior_is_the_conditional_normal():
     """Against numpy's solve of the joint normal of one sample's profiles and its bulk."""
     signature, rna, _, bulk = planted_cohort(n=12)
-    found, genes = Found(bulk, rna), torch.arange(len(signature))
-    s = torch.from_numpy(signature)
-    expression, variance, _, _ = _posterior(s, found, genes, genes)
-    cohort = _Cohort.of(found.shares, s, found.rna, found.depth)
+    cohort, (expression, variance, _) = posterior(signature, rna, bulk)
     n, g = 3, 7
+    p, shares = rna[n], bulk[n] / bulk[n].sum()
+    fitted = signature @ p
     prior = float(cohort.between[g]) * np.diag(signature[g] ** 2)
-    p = rna[n]
-    noise = float(cohort.noise[n, g]) * (signature[g] @ p + 1e-6) ** 2
-    x = float(found.shares[n, g] / cohort.scale[n] / cohort.factor[g])
+    noise = (float(cohort.quiet) + 1 / (1e8 * (fitted[g] + 1e-6))) * (fitted[g] + 1e-6) ** 2
+    x = shares[g] / (shares.sum() / fitted.sum()) / float(cohort.factor[g])
     gain = prior @ p / (p @ prior @ p + noise)
-    np.testing.assert_allclose(expression[n, :, g], np.maximum(signature[g] + gain * (x - signature[g] @ p), 0))
+    np.testing.assert_allclose(expression[n, :, g], np.maximum(signature[g] + gain * (x - fitted[g]), 0))
     np.testing.assert_allclose(variance[n, :, g], np.diag(prior - np.outer(gain, p @ prior)), atol=1e-18)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_moments_of_the_cohort_from_blocks(size):
+    """Against NumPy on the whole cohort."""
+    signature, rna, _, bulk = planted_cohort()
+    cohort, _ = posterior(signature, rna, bulk, size)
+    n, shares, fitted = len(bulk), bulk / bulk.sum(axis=1, keepdims=True), rna @ signature.T
+    scaled = shares / (shares.sum(axis=1) / fitted.sum(axis=1))[:, None]
+    residual = np.clip(np.log(scaled + 1e-6) - np.log(fitted + 1e-6), -3, 3)
+    shift = residual.sum(axis=0) / (n + 1)
+    scatter = ((residual - shift) ** 2).sum(axis=0) / (n - 1) - (1 / (1e8 * (fitted + 1e-6))).mean(axis=0)
+    quiet = max(np.quantile(scatter[fitted.mean(axis=0) > 1e-6], 0.2), 1e-4)
+    parts = ((rna[:, None, :] * signature / fitted[:, :, None]) ** 2).sum(axis=2).mean(axis=0)
+    np.testing.assert_allclose(cohort.factor, np.exp(shift), rtol=1e-9)
+    np.testing.assert_allclose(cohort.quiet, quiet, rtol=1e-9)
+    np.testing.assert_allclose(cohort.between, np.clip((scatter - quiet) / parts, 0, 1), rtol=1e-7, atol=1e-12)
 
 
 def test_some_genes_have_the_values_they_have_among_all(trained):
@@ -115,7 +135,52 @@ def test_bulk_is_unchanged_and_bad_arguments_are_named(trained, literal, unchang
         trained.model.get_cell_type_expression(trained.bulk)
         with pytest.raises(KeyError, match="nogene"):
             trained.model.get_cell_type_expression(trained.bulk, genes=["nogene"])
+        with pytest.raises(ValueError, match="genes is empty"):
+            trained.model.get_cell_type_expression(trained.bulk, genes=[])
         with pytest.raises(ValueError, match="min_resolved"):
             trained.model.get_cell_type_expression(trained.bulk, min_resolved=2)
     with pytest.raises(NotImplementedError, match="preset='default'"):
         literal.model.get_cell_type_expression(literal.bulk)
+
+
+def assert_same_table(found, expected, rtol=1e-4):
+    found = found.to_memory()
+    assert found.obs[["sample", "cell_type"]].equals(expected.obs[["sample", "cell_type"]])
+    np.testing.assert_array_equal(found.var_names, expected.var_names)
+    np.testing.assert_allclose(found.obs["rna_proportion"], expected.obs["rna_proportion"], atol=1e-5)
+    for layer in (None, "expression", "variance"):
+        # proportions of a cohort in blocks agree to 1e-5, and what is made of them to that of the sample's largest
+        a, b = cube(found, layer), cube(expected, layer)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * 1e-1 * b.max(), err_msg=str(layer))
+    np.testing.assert_allclose(found.varm["resolved"], expected.varm["resolved"], atol=1e-4)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(_expression, "_BLOCK_VALUES", 5000)
+
+
+def test_blocks_change_nothing(trained, monkeypatch):
+    expected = trained.model.get_cell_type_expression(trained.bulk)
+    monkeypatch.setattr(_expression, "_BLOCK_VALUES", 1)  # one sample at a time
+    found = trained.model.get_cell_type_expression(trained.bulk)
+    for layer in ("expression", "variance"):
+        np.testing.assert_allclose(found.layers[layer], expected.layers[layer], rtol=2e-4, atol=1e-4)
+    np.testing.assert_allclose(found.X, expected.X, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_cohort_in_dask(trained, tmp_path, small_blocks, kind):
+    da = pytest.importorskip("dask.array")
+    from scipy import sparse
+
+    X = da.from_array(np.asarray(trained.bulk.X), chunks=(13, 100))
+    X = X.map_blocks(sparse.csr_matrix) if kind == "sparse" else X
+    lazy = ad.AnnData(X, obs=trained.bulk.obs.copy(), var=trained.bulk.var.copy())
+    expected = trained.model.get_cell_type_expression(trained.bulk)
+    assert_same_table(trained.model.get_cell_type_expression(lazy), expected)
+    if kind == "dense":
+        found = trained.model.get_cell_type_expression(lazy, store=tmp_path / "x.zarr")
+        assert_same_table(found, expected)
+    with pytest.raises(ValueError, match="to_memory"):
+        trained.model.get_cell_type_expression(lazy, input_type="log2")

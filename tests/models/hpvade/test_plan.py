@@ -1,60 +1,28 @@
 """TwoStreamPlan: the total, its parts, gradient shares, and losses that are not finite."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput
 
 from hpvade.models.hpvade._plan import TwoStreamPlan
 
 
-class Toy(BaseModuleClass):
-    """Losses 2 w^2 from cells and 3 w from bulk, of which 1 w is a part."""
+@pytest.fixture
+def two_streams(toy_module):
+    """Class of a module with losses 2 w^2 from cells and 3 w from bulk, of which 1 w is a part."""
 
-    def __init__(self):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(2.0))
-        self.seen = []
+    class TwoStreams(toy_module):
+        def bulk_losses(self, batch):
+            return 3 * self.w * batch["factor"], {"part": self.w * batch["factor"]}
 
-    def _get_inference_input(self, tensors, **kwargs):
-        return {}
+        def shared_terms(self, cells, bulk):
+            return self.w, {"square": cells.extra_metrics["square"], "part": bulk["part"]}
 
-    def _get_generative_input(self, tensors, inference_outputs, **kwargs):
-        return {}
-
-    def inference(self):
-        return {}
-
-    def generative(self):
-        return {}
-
-    def loss(self, tensors, inference_outputs, generative_outputs, kl_weight=1.0):
-        self.seen.append(kl_weight)
-        square = 2 * self.w**2
-        ones = torch.ones(4)
-        return LossOutput(loss=square, reconstruction_loss=ones, kl_local=ones, extra_metrics={"square": square})
-
-    def bulk_losses(self, batch):
-        return 3 * self.w * batch["factor"], {"part": self.w * batch["factor"]}
-
-    def shared_terms(self, cells, bulk):
-        return self.w, {"square": cells.extra_metrics["square"], "part": bulk["part"]}
-
-
-def recorded(plan):
-    """`plan` outside a trainer, its log in ``plan.logged``."""
-    plan.logged = {}
-    plan.log = lambda name, value, **options: plan.logged.update({name: float(value)})
-    plan.log_dict = lambda values, **options: plan.logged.update({k: float(v) for k, v in values.items()})
-    plan._trainer = SimpleNamespace(current_epoch=1, global_step=7, strategy=None)
-    plan.compute_and_log_metrics = lambda *args: None
-    return plan
+    return TwoStreams
 
 
 @pytest.fixture
-def plan():
-    return recorded(TwoStreamPlan(Toy(), n_epochs_kl_warmup=4))
+def plan(two_streams, recorded):
+    return recorded(TwoStreamPlan(two_streams(), n_epochs_kl_warmup=4))
 
 
 def batch(factor=1.0):

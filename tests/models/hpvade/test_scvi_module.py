@@ -7,8 +7,9 @@ from scipy.stats import nbinom
 from torch.nn.functional import softmax
 
 from hpvade.models._saving import load_tensors
+from hpvade.models.hpvade._literal_module import LiteralModule
 from hpvade.models.hpvade._options import PRESETS
-from hpvade.models.hpvade._scvi_module import PACE, HPVADEModule, LiteralModule
+from hpvade.models.hpvade._scvi_module import PACE, HPVADEModule
 
 N_VARS, N_GENES, N_TYPES = 30, 20, 3
 

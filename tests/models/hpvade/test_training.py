@@ -180,7 +180,7 @@ def donor_average(X, types, donors, names):
 
 @pytest.mark.parametrize(("n_cells", "epochs", "steps"), [(480, 10, 10), (8000, 10, 10)])
 def test_the_default_budget_does_not_grow_with_cells(planted, fit, n_cells, epochs, steps, monkeypatch):
-    from hpvade.models.hpvade import _model
+    from hpvade.models.hpvade import _training
 
     seen = []
 
@@ -194,7 +194,7 @@ def test_the_default_budget_does_not_grow_with_cells(planted, fit, n_cells, epoc
 
     model = fit(planted(n_cells=n_cells, n_genes=60)[0], None, train={"callbacks": [Count(), Stop()], "min_epochs": 1})
     assert len(seen) == steps and model.trainer.max_epochs == epochs
-    assert steps * epochs == _model._STEPS
+    assert steps * epochs == _training._STEPS
 
 
 def test_losses_fall_and_skill_rises(trained):

@@ -11,6 +11,7 @@ from mudata import MuData
 
 from ._jacobian import jacobian_summary
 from ._shared_module import CONDITIONING, CONTINUOUS
+from ._umap import write_umap
 
 _REMOVE = (False, True, "cat_covs", "feature_scaling", "all")
 _REFERENCES = ("zero", "mean", "reference")
@@ -22,6 +23,8 @@ def modality_attribution(model, mdata, indices, *, batch_size, remove, reference
         raise ValueError(f"remove_covariates={remove!r} is unknown; expected one of {list(_REMOVE)}.")
     if reference not in _REFERENCES:
         raise ValueError(f"covariate_reference={reference!r} is unknown; expected one of {list(_REFERENCES)}.")
+    if method not in ("h2b", "jacfwd"):
+        raise ValueError(f"attribution_method={method!r} is unknown; expected 'h2b' or 'jacfwd'.")
     model._check_if_trained(warn=False)
     module, order = model.module, model._positions(mdata, indices)
     blocks = list(module.latent_blocks().values())
@@ -165,6 +168,35 @@ class AttributionMethods:
         found = self.get_modality_attribution(mdata, **kwargs)
         store_attribution(adata, found, self.module.latent_blocks())
         return found
+
+    def compute_attribution_umap(
+        self, adata: AnnData, mdata: MuData | None = None, *, n_neighbors: int = 15, seed: int = 0, **kwargs
+    ) -> None:
+        """Write z times attribution of each modality and its UMAP to `adata`, an AnnData of the same cells.
+
+        To ``obsm["X_latent_attr_{m}"]`` and ``obsm["X_umap_attr_{m}"]``: cells are near that move a modality's counts
+        by the same axes. What :meth:`store_attribution_results` writes is written, too.
+
+        Parameters
+        ----------
+        adata
+            Where to write; usually one modality of the MuData.
+        mdata
+            Cells; those of the model when None.
+        n_neighbors, seed
+            Of the neighbourhood graph and the layout.
+        **kwargs
+            For :meth:`get_modality_attribution`.
+
+        Raises
+        ------
+        ValueError
+            `adata` has other cells.
+        """
+        found = self.store_attribution_results(adata, mdata, **kwargs)
+        latents = {f"X_latent_attr_{name}": values["weighted_z"] for name, values in found.items()}
+        layouts = {key: key.replace("X_latent", "X_umap") for key in latents}
+        write_umap(adata, latents, layouts, n_neighbors=n_neighbors, seed=seed)
 
     def plot_modality_attribution(self, mdata: MuData | None = None, **kwargs):
         """Draw the mean attribution of every latent axis to every modality.

@@ -20,14 +20,26 @@ _BLOCK = 512  # cells
 
 
 def clean_reference(
-    model, adata, name: str, *, labels_key: str | None, integer: bool, seed: int, batch_size: int | None
+    model,
+    adata,
+    name: str,
+    *,
+    labels_key: str | None,
+    ambient_profile: pd.DataFrame | pd.Series | None,
+    integer: bool,
+    seed: int,
+    batch_size: int | None,
 ) -> AnnData:
     """See :meth:`RegularizedFace.get_clean_reference`."""
     X, cells = model._matrix(name, adata), model._cells(name, adata)
     groups = None if labels_key is None else _labels(labels_key, cells.obs, adata.obs)
     found, inverse = np.unique(model._codes(AMBIENT, adata), axis=0, return_inverse=True)
     batch = inverse.ravel()
+    columns = [[str(c) for c in names] for names in categories(model.registry, AMBIENT).values()]
+    names = [", ".join(column[code] for column, code in zip(columns, codes, strict=True)) for codes in found]
+    given = None if ambient_profile is None else _given(ambient_profile, names, cells.var_names)
     profile, latent = _profiles(model, adata, name, batch, len(found), batch_size)
+    profile = profile if given is None else given
     groups = _clusters(latent, seed) if groups is None else groups
     if groups.max() == 0:
         warnings.warn(
@@ -43,9 +55,7 @@ def clean_reference(
     matrix, removed = _native_counts(X, place, batch, split, np.random.default_rng(seed) if integer else None)
     obs = cells.obs[[column for column in cells.obs if not str(column).startswith("_scvi")]].copy()
     obs[Keys.AMBIENT_REMOVED] = removed
-    columns = [[str(c) for c in names] for names in categories(model.registry, AMBIENT).values()]
-    names = [", ".join(column[code] for column, code in zip(columns, codes, strict=True)) for codes in found]
-    shares = pd.DataFrame({"share": split.level}, index=names)
+    shares = pd.DataFrame({"share": split.level, "lower": split.lower, "upper": split.upper}, index=names)
     uns = {"units": "counts without the ambient part", Keys.AMBIENT_SHARE: shares}
     clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns)
     empty = matrix.sum(axis=1).A1 == 0
@@ -57,6 +67,26 @@ def clean_reference(
         )
         clean = clean[~empty].copy()
     return clean
+
+
+def _given(table: pd.DataFrame | pd.Series, batches: list[str], genes: pd.Index) -> np.ndarray:
+    """A measured profile (batches x genes), rows sum to one."""
+    if isinstance(table, pd.Series):
+        table = pd.DataFrame(dict.fromkeys(batches, table))
+    table = table.rename(columns=str)
+    if list(table.columns) == ["all"]:
+        table = pd.DataFrame(dict.fromkeys(batches, table["all"]))
+    if absent := [batch for batch in batches if batch not in table]:
+        raise KeyError(f"ambient_profile has no column {absent[0]!r}; expected a column for each of {batches}.")
+    if not table.index.is_unique:
+        raise ValueError("ambient_profile names genes twice; expected every gene once.")
+    values = table[batches].reindex(genes).fillna(0.0).to_numpy(dtype=float).T
+    if not np.isfinite(values).all() or (values < 0).any() or not (values.sum(axis=1) > 0).all():
+        raise ValueError(
+            f"ambient_profile must hold finite values of at least 0 for the genes of the model, such as {genes[0]!r}; "
+            f"it has {len(genes.intersection(table.index))} of {len(genes)} genes. Use the same names on both sides."
+        )
+    return values / values.sum(axis=1, keepdims=True)
 
 
 def _labels(key: str, *tables: pd.DataFrame) -> np.ndarray:

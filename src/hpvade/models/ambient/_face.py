@@ -1,15 +1,14 @@
 """What both regularised models offer on AnnData: training, queries, and scvi's methods made reproducible."""
 
-import contextlib
-
 import numpy as np
-import torch
 from anndata import AnnData
 from mudata import MuData
 
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
 from .._training import Budget, CellTraining
+from ._details import DetailMethods
+from ._fixed_draws import fixed_draws
 from ._query import apply_masks, load_query
 from ._readout import Readout
 from ._regularized_plan import RegularizedPlan
@@ -18,11 +17,10 @@ from ._shared_module import BATCH, LIBRARY
 from ._sized_splitter import SizedSplitter
 from ._start import start_from_data
 
-_DRAWS_SEED = 0
 _PLAN_OPTIONS = ("modality_lr_multiplier", "background_lr_multiplier", "background_level_share")
 
 
-class RegularizedFace(Readout, VAEMethods, CellTraining, BaseModel):
+class RegularizedFace(Readout, DetailMethods, VAEMethods, CellTraining, BaseModel):
     """Training and queries of both regularised models, with the methods of :class:`Readout`."""
 
     _data_splitter_cls = SizedSplitter
@@ -225,12 +223,3 @@ class RegularizedFace(Readout, VAEMethods, CellTraining, BaseModel):
             "minified data need an observed library size, but this model learns it from the counts. Keep the counts, "
             "or store `get_latent_representation()` and save the model without data."
         )
-
-
-@contextlib.contextmanager
-def fixed_draws():
-    """Draw the same random numbers at every call, without touching the generators outside."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(_DRAWS_SEED)
-        yield

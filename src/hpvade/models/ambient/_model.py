@@ -308,7 +308,9 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
             "`differential_expression(weights='uniform')`."
         )
 
-    def compute_latent_umap(self, adata: AnnData, *, n_neighbors: int = 15, seed: int = 0) -> None:
+    def compute_latent_umap(
+        self, adata: AnnData, *, n_neighbors: int = 15, seed: int = 0, add_leiden: bool = False
+    ) -> None:
         """Write the latent representation to ``obsm["X_latent"]`` and its UMAP to ``obsm["X_umap"]``.
 
         Parameters
@@ -317,6 +319,14 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
             Cells with the genes of the model.
         n_neighbors, seed
             Of the neighbourhood graph and the layout.
+        add_leiden
+            Also write clusters of the graph to ``obs["leiden"]`` (Leiden, resolution 1; needs the package igraph).
+
+        Raises
+        ------
+        ImportError
+            `add_leiden` without igraph.
         """
         latent = self.get_latent_representation(adata)
-        write_umap(adata, {"X_latent": latent}, {"X_latent": "X_umap"}, n_neighbors=n_neighbors, seed=seed)
+        layouts = {"X_latent": "X_umap"}
+        write_umap(adata, {"X_latent": latent}, layouts, n_neighbors=n_neighbors, seed=seed, leiden=add_leiden)

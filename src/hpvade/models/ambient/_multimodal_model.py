@@ -12,6 +12,7 @@ from mudata import MuData
 from ...io._rows import use_sparse_matrix
 from ._attribution import AttributionMethods
 from ._covariates import check_keys, resolve_keys
+from ._details import ModalityCounts
 from ._face import RegularizedFace, fixed_draws
 from ._multimodal_module import RegularizedMultimodalVAE
 from ._options import multimodal_options, warn_of_large_library_encoder
@@ -27,7 +28,7 @@ from ._shared_module import X
 from ._umap import write_umap
 
 
-class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
+class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFace):
     """RNA with ATAC, or any count modalities of the same cells: one latent space, each with its own ambient part.
 
     Each modality has its own encoder, library size, dispersion and decoder; every decoder sees the whole latent vector.
@@ -320,7 +321,13 @@ class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
         return tables if modality is None else tables[modality]
 
     def compute_latent_umap(
-        self, adata: AnnData, mdata: MuData | None = None, *, n_neighbors: int = 15, seed: int = 0
+        self,
+        adata: AnnData,
+        mdata: MuData | None = None,
+        *,
+        n_neighbors: int = 15,
+        seed: int = 0,
+        add_leiden: bool = False,
     ) -> None:
         """Write latent representations and UMAPs to `adata`, an AnnData of the same cells.
 
@@ -335,6 +342,16 @@ class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
             Cells; those of the model when None.
         n_neighbors, seed
             Of the neighbourhood graph and the layout.
+        add_leiden
+            Also write clusters of each graph, ``obs["leiden_joint"]`` and ``obs["leiden_{m}"]`` (Leiden, resolution 1;
+            needs the package igraph).
+
+        Raises
+        ------
+        ValueError
+            `adata` has other cells.
+        ImportError
+            `add_leiden` without igraph.
         """
         mdata = self._validate_anndata(mdata)
         if not adata.obs_names.equals(mdata.obs_names):
@@ -348,4 +365,4 @@ class RegularizedMultimodalVI(AttributionMethods, RegularizedFace):
             latents = {k.strip("_"): v for k, v in self.get_modality_latents(mdata).items()}
         written = {f"X_latent_{name}": z for name, z in latents.items()}
         layouts = {f"X_latent_{name}": f"X_umap_{name}" for name in latents}
-        write_umap(adata, written, layouts, n_neighbors=n_neighbors, seed=seed)
+        write_umap(adata, written, layouts, n_neighbors=n_neighbors, seed=seed, leiden=add_leiden)

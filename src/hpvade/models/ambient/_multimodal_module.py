@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
+from ._penalties import UNIT
 from ._priors import lognormal_kl, negative_log_gamma, softplus_inverse
 from ._regularized import RegularizedEncoder
-from ._shared_module import _UNIT, CONTINUOUS, ENCODER, Layout, X
+from ._shared_module import CONTINUOUS, ENCODER, Layout, X
 from ._variational_module import VariationalModule
 
 _NETWORKS = {
@@ -85,7 +86,7 @@ class RegularizedMultimodalVAE(VariationalModule):
         if self.learnable_modality_scaling:
             start = self.option("library_log_means_centering_sensitivity", name) or 1.0
             self.modality_scale_init[name] = start
-            self.put("modality_scale_raw", name, nn.Parameter(softplus_inverse(torch.tensor(start * _UNIT))))
+            self.put("modality_scale_raw", name, nn.Parameter(softplus_inverse(torch.tensor(start * UNIT))))
         if self.options["horseshoe_latent_z_prior_type"] == "lognormal":
             n_in, layers = self.layout.n_vars[name] + self.layout.n_continuous, self.layers("encoder", name)
             encoder = RegularizedEncoder(n_in, self.n_latent_dict[name], self.layout.encoder, **layers)
@@ -217,7 +218,7 @@ class RegularizedMultimodalVAE(VariationalModule):
 
     def modality_scale(self, name: str) -> Tensor:
         """Learned scale of a modality."""
-        return softplus(self.modality_scale_raw[name]) / _UNIT
+        return softplus(self.modality_scale_raw[name]) / UNIT
 
     def _modality_terms(self, name: str) -> dict[str, Tensor]:
         terms = super()._modality_terms(name)
@@ -227,8 +228,8 @@ class RegularizedMultimodalVAE(VariationalModule):
             terms["modality_scale"] = negative_log_gamma(self.modality_scale(name), shape, rate)
         return terms
 
-    def _metrics(self, x, inferred, px, recon, kl_z, terms) -> dict[str, Tensor]:
-        found = super()._metrics(x, inferred, px, recon, kl_z, terms)
+    def _metrics(self, x, inferred, px, recon, kl_z, terms, n_obs) -> dict[str, Tensor]:
+        found = super()._metrics(x, inferred, px, recon, kl_z, terms, n_obs)
         if self.learnable_modality_scaling:
             found |= {f"modality_scale_{name}": self.modality_scale(name) for name in self.modality_names}
         return found

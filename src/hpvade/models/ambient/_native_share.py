@@ -8,16 +8,16 @@ It is inferred (empirical Bayes) from a mixture over pairs: native expression is
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, gammaln
+from scipy.special import expit
 
-MOST = 0.5
-"""Highest ambient share that is considered."""
+from ._evidence import TOLERANCE as _TOLERANCE
+from ._evidence import ambient_share
+from ._likelihood import negative_binomial as _negative_binomial
+
 _RATES = np.geomspace(1e-3, 1e2, 12)  # native rates of a pair, relative to the profile
 _SHAPE = 1.5  # of the gamma distribution around each rate: wide enough to fill the gaps between them
-_TOLERANCE = 0.2  # relative deviation of ambient counts from what the profile expects, pair by pair
 _PROFILE_SD = 0.3  # of a gene's factor on the profile
 _MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
-_QUANTILE = 0.15  # of the markers' expression over the groups, relative to the profile and without counting noise
 _STEPS, _LAST_STEPS = 15, 5
 _PRIOR_GROUPS = 2.0  # groups' worth of what all genes say of how often a gene is not expressed
 _FIT_VALUES, _BLOCK_VALUES = 2 * 10**7, 5 * 10**6  # values of one array in memory
@@ -34,13 +34,15 @@ class NativeShare:
         Native share of the counts (groups x batches x genes), between 0 and 1.
     ambient
         Ambient counts expected per count of a cell (batches x genes): the level times the corrected profile.
-    level
-        Ambient share of all counts (batches,).
+    level, lower, upper
+        Ambient share of all counts (batches,), zero where nothing shows any, and its 95 % interval.
     """
 
     share: np.ndarray
     ambient: np.ndarray
     level: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
 
 
 def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
@@ -59,14 +61,17 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
     ones at one of several rates, or at none in all batches. Weights of the rates and a factor per gene and batch on the
     profile are estimated in turn. The level is a low quantile over the groups of the expression of genes that differ
     most between them, an idea of SoupX (Young and Behjati 2020): what all groups express alike cannot be told from
-    ambient RNA. Where no pair shows ambient RNA alone there is no evidence of any, and the level goes to zero.
+    ambient RNA. Where expression has no floor, there is no evidence of any: the level is zero, all counts native.
     """
     base = counts.sum(axis=2)[..., None] * profile
     n_groups, n_batches, n_genes = counts.shape
     most = max(_FIT_VALUES // (n_groups * n_batches * len(_RATES)), 500)
     chosen = np.sort(np.argsort(-base.sum(axis=(0, 1)), kind="stable")[:most])
     marker = _markers(counts, base)
-    first = level = _lowest(counts[:, :, marker], base[:, :, marker])
+    rng = np.random.default_rng(0)
+    found = [ambient_share(counts[:, k][:, marker], base[:, k][:, marker], rng) for k in range(n_batches)]
+    first, lower, upper = (np.array(values) for values in zip(*found, strict=True))
+    level = first
     o, b, m = counts[..., chosen], base[..., chosen], marker[chosen]
     seen, factor = b.sum(axis=1) > 1, np.ones((n_batches, len(chosen)))
     absent, weights, zero = 0.5, np.full(len(_RATES), 1 / len(_RATES)), np.full(seen.shape, 0.5)
@@ -79,17 +84,15 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
         evidence = (zero * m)[:, None] * b  # counts at level one where ambient RNA shows alone
         level = first * (1 - 1 / (1 + evidence.sum(axis=(0, 2))))
         factor = _factor(o, b, level, zero)
+    ratio = np.divide(level, first, out=np.zeros(n_batches), where=first > 0)
+    bounds = ratio * lower, np.where(first > 0, ratio * upper, upper)
     share, factors = np.empty_like(base), np.empty((n_batches, n_genes))
     block = max(_BLOCK_VALUES // (n_groups * n_batches * len(_RATES)), 1)
     for start in range(0, n_genes, block):
         genes = slice(start, start + block)
         share[..., genes], factors[:, genes] = _split(counts[..., genes], base[..., genes], level, absent, weights)
-    return NativeShare(share, level[:, None] * factors * profile, level)
-
-
-def _negative_binomial(x: np.ndarray, mean: np.ndarray, size) -> np.ndarray:
-    """Log-probability of counts, without the term that depends on them only."""
-    return gammaln(x + size) - gammaln(size) + size * np.log(size / (size + mean)) + x * np.log(mean / (size + mean))
+    share[:, level == 0] = 1.0
+    return NativeShare(share, level[:, None] * factors * profile, level, *bounds)
 
 
 def _markers(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -97,23 +100,6 @@ def _markers(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
     enough = base.sum(axis=(0, 1)) > 20
     highest = ((counts.sum(axis=1) + 1) / (base.sum(axis=1) + 1)).max(axis=0)
     return enough & (highest >= np.quantile(highest[enough], 1 - _MARKERS)) if enough.any() else enough
-
-
-def _lowest(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Low quantile of expression relative to the profile, over groups and markers, without counting noise."""
-    grid, levels = np.geomspace(3e-3, 30, 60), np.zeros(counts.shape[1])
-    for batch in range(len(levels)):
-        used = base[:, batch] > 1
-        if not used.any():
-            continue
-        x, b = counts[:, batch][used], base[:, batch][used]
-        log = _negative_binomial(x, grid[:, None] * b, _TOLERANCE**-2)
-        likelihood, weights = np.exp(log - log.max(axis=0)), np.full(len(grid), 1 / len(grid))
-        for _ in range(100):
-            p = weights[:, None] * likelihood
-            weights = (p / p.sum(axis=0)).mean(axis=1)
-        levels[batch] = np.exp(np.interp(_QUANTILE, np.cumsum(weights), np.log(grid)))
-    return np.minimum(levels, MOST)
 
 
 def _rates(base: np.ndarray, factor: np.ndarray, level: np.ndarray):

@@ -13,6 +13,7 @@ from ._setup import categories
 from ._shared_module import AMBIENT, BATCH, CONDITIONING, DISPERSION, ENCODER, LIBRARY, SCALING
 
 _MIN_SHARED = 0.5
+_CENTRE = "library_global_log_mean"
 _MEAN_START = ("px_r_mu", "px_r_log_sigma", "dispersion_prior_rate_raw")
 _COLUMNS = {  # parameter or buffer: covariate, axis of its categories
     "px_r_mu": (DISPERSION, 1),
@@ -130,9 +131,10 @@ def _transfer(module, reference, positions: dict) -> dict[str, torch.Tensor]:
             if _stem(name) in _MEAN_START:
                 mean = known.mean(dim=axis, keepdim=True).expand_as(value)
                 result = torch.where(mask, mean, result)
-            if _stem(name) == "library_log_means":  # the query's totals, on the reference's scale
-                centre = name.replace("log_means", "global_log_mean")
-                result = torch.where(mask, result + centres[centre] - old[centre], result)
+            if _stem(name) in ("library_log_means", "additive_background"):  # of the query's depth, on the reference's
+                centre = _centre_of(name)
+                deeper = centres[centre] - old[centre].to(value.device)  # the library carries it, not the background
+                result = torch.where(mask, result + (deeper if name.startswith("library") else -deeper), result)
         else:
             result, mask = _extend_layer(name, value, known, module, reference)
         value.copy_(result)
@@ -140,6 +142,12 @@ def _transfer(module, reference, positions: dict) -> dict[str, torch.Tensor]:
             masks[name] = mask
     module.load_state_dict(new)
     return masks
+
+
+def _centre_of(name: str) -> str:
+    """Buffer with the mean log total that the library of a parameter's modality is relative to."""
+    kind, _, modality = name.partition(".") if "." in name else (_stem(name), "", name[len(_stem(name)) + 1 :])
+    return f"{_CENTRE}_{modality}" if modality else _CENTRE
 
 
 def _kind(name: str) -> tuple[str | None, int]:

@@ -166,6 +166,7 @@ class Readout:
         adata=None,
         *,
         labels_key: str | None = None,
+        ambient_profile: pd.DataFrame | pd.Series | None = None,
         modality: str | None = None,
         integer: bool = True,
         seed: int = 0,
@@ -176,7 +177,8 @@ class Readout:
         The model gives the profile of the ambient RNA of each batch. How much of it there is shows in the genes that a
         group of cells does not express; per group, batch and gene the counts are then split into an ambient and a
         native part (see the user guide). Sums over groups come out right; of a single count of a gene that its group
-        expresses, nobody can say what it is.
+        expresses, nobody can say what it is. A batch whose groups show no floor under their expression has no evidence
+        of ambient RNA, and its counts are left alone.
 
         Parameters
         ----------
@@ -184,6 +186,9 @@ class Readout:
             Cells with the genes of the model; those of the model when None. They are not changed.
         labels_key
             Column of `obs` with groups of cells, such as types; clusters of the latent space when None.
+        ambient_profile
+            Measured profile in place of the learned one: genes x batches, or genes for all batches, of any scale, as
+            of :func:`hpvade.pp.ambient_profile`. Genes that it lacks count as absent from it.
         modality
             In the multimodal model, when several modalities have a background.
         integer
@@ -197,13 +202,15 @@ class Readout:
         Returns
         -------
         A new AnnData: corrected counts (CSR, float32) in `X`, `obs` and `var` of `adata`, the share removed from each
-        cell in ``obs["ambient_removed"]``, the ambient share of each batch in the table ``uns["ambient_share"]``. Cells
-        that lose all counts are left out, with a warning.
+        cell in ``obs["ambient_removed"]``, and the table ``uns["ambient_share"]``: the ambient `share` of each batch,
+        zero without evidence, with its 95 % interval, `lower` to `upper`, over genes. Cells that lose all counts are
+        left out, with a warning.
 
         Raises
         ------
         KeyError, ValueError
-            `labels_key` is absent, or cells lack a label; the model has no background, or `adata` other genes or
+            `labels_key` is absent, or cells lack a label; `ambient_profile` lacks a batch, has none of the genes, or
+            holds values that are no shares; the model has no background, or `adata` other genes or
             unknown categories.
         RuntimeError
             The model is not trained.
@@ -216,4 +223,5 @@ class Readout:
         name = self._modality(modality, "additive_background")
         adata = self._validate_anndata(adata)
         options = {"labels_key": labels_key, "integer": integer, "seed": seed, "batch_size": batch_size}
+        options["ambient_profile"] = ambient_profile
         return clean_reference(self, adata, name, **options)

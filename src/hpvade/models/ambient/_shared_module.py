@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
+from ._penalties import UNIT, Penalties
 from ._priors import (
-    dispersion_kl,
-    lognormal_exponential_kl,
-    lognormal_kl,
-    negative_log_gamma,
     softplus_inverse,
 )
 from ._regularized import RegularizedDecoderSCVI, RegularizedEncoder
@@ -27,8 +24,6 @@ BATCH, X = "batch", "X"
 AMBIENT, DISPERSION, LIBRARY = "ambient_covs", "dispersion_cov", "library_size_cov"
 SCALING, ENCODER, CONDITIONING = "feature_scaling_covs", "encoder_covs", "extra_categorical_covs"
 CONTINUOUS, SIZE_FACTOR = "extra_continuous_covs", "size_factor"
-_UNIT = 0.7  # softplus(0) / 0.7 is close to one
-_ARD_PRIOR = (-math.log(2) / 2, math.sqrt(math.log(2)))
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Layout:
     batch_is_group: bool = True
 
 
-class SharedModule(BaseModuleClass):
+class SharedModule(Penalties, BaseModuleClass):
     """One modality's model, for as many modalities as `modality_names` lists.
 
     Parameters
@@ -251,7 +246,7 @@ class SharedModule(BaseModuleClass):
         """Technical factor y of each cell (cells, G), or of all cells (1, G): the product over scaling keys."""
         if not self.has_scaling(name):
             return 1.0
-        factors = softplus(self.part("feature_scaling", name)) / _UNIT
+        factors = softplus(self.part("feature_scaling", name)) / UNIT
         if not self.layout.scaling:
             return factors
         sizes = list(self.layout.scaling)
@@ -321,56 +316,6 @@ class SharedModule(BaseModuleClass):
             rest = covs[CONDITIONING][:, n:]
             changed[CONDITIONING] = torch.cat([code.expand(len(rest), n), rest], dim=1)
         return changed
-
-    # ------------------------------------------------------------ penalties
-
-    def global_terms(self) -> dict[str, Tensor]:
-        """Priors of parameters that all cells share, each summed over its own parameters, by name and modality."""
-        terms: dict[str, Tensor] = {}
-        for name in self.modality_names:
-            for key, value in self._modality_terms(name).items():
-                terms[f"{key}/{name}"] = value
-        if self.use_ard_z_sigma_scale:
-            kl = lognormal_kl(self.ard_loc, self.ard_log_scale.exp(), *_ARD_PRIOR)
-            terms["ard/"] = kl.sum()
-        return terms
-
-    def _modality_terms(self, name: str) -> dict[str, Tensor]:
-        options, terms = self.options, {}
-        if self.regularise_dispersion:
-            rate = softplus(self.part("dispersion_prior_rate_raw", name))
-            direction = options["dispersion_prior_direction"]
-            mu, log_sigma = self.part("px_r_mu", name), self.part("px_r_log_sigma", name)
-            terms["dispersion_kl"] = dispersion_kl(mu, log_sigma, rate, direction).sum()
-            alpha = self.option("dispersion_hyper_prior_alpha", name)
-            beta = alpha * self.part("dispersion_prior_mean", name)
-            terms["dispersion_rate"] = negative_log_gamma(rate, alpha, beta).sum()
-        if self.has_background(name) and self.regularise_background:
-            prior = self.additive_bg_prior_alpha, self.additive_bg_prior_beta
-            terms["background"] = negative_log_gamma(self.part("additive_background", name).exp(), *prior).sum()
-        if self.has_scaling(name):
-            factors = softplus(self.part("feature_scaling", name)) / _UNIT
-            prior = options["feature_scaling_prior_alpha"], options["feature_scaling_prior_beta"]
-            terms["feature_scaling"] = negative_log_gamma(factors, *prior).sum()
-        decoder = self.part("decoder", name)
-        if self.decoder_weight_l2:
-            squares = sum(weight.square().sum() for weight in decoder.weights())
-            terms["decoder_weight_penalty"] = self.decoder_weight_l2 * squares
-        if options["decoder_cov_weight_l2"]:
-            terms["decoder_covariates"] = options["decoder_cov_weight_l2"] * decoder.covariate_weights().square().sum()
-        if options["decoder_hidden_l1"]:
-            absolute = sum(weight.abs().sum() for weight in decoder.px_decoder.weights())
-            terms["decoder_l1_penalty"] = options["decoder_hidden_l1"] * absolute
-        if self.residual_library_encoder:
-            mean, scale = self.part("library_obs_w_mu", name), self.part("library_obs_w_log_sigma", name).exp()
-            rate = torch.full_like(mean, options["library_obs_w_prior_rate"])
-            terms["library_obs_w"] = lognormal_exponential_kl(mean, scale, rate)
-        return terms
-
-    def _decoder_weight_l2_penalty(self) -> Tensor:
-        """Sum over modalities of the penalty on decoder weights."""
-        terms = self.global_terms()
-        return sum(value for key, value in terms.items() if key.startswith("decoder_weight_penalty"))
 
 
 def one_hot_joint(codes: Tensor | None, sizes: tuple[int, ...], cells: int, like: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class VariationalModule(SharedModule):
         total = sum(recon.values())
         loss = (total + kl_weight * latent + kl_l).mean() + shared / n_obs
         with torch.no_grad():
-            metrics |= self._metrics(x, inferred, px, recon, kl_z, terms)
+            metrics |= self._metrics(x, inferred, px, recon, kl_z, terms, n_obs)
         one = len(recon) == 1
         return LossOutput(
             loss=loss,
@@ -227,8 +227,10 @@ class VariationalModule(SharedModule):
                 terms[key] = value * inferred["present"][name]
         return terms | {f"horseshoe_kl_{name}": value for name, value in inferred["horseshoe"].items()}
 
-    def _metrics(self, x: dict, inferred: dict, px: dict, recon: dict, kl_z: Tensor, terms: dict) -> dict[str, Tensor]:
-        """Monitored scalars."""
+    def _metrics(
+        self, x: dict, inferred: dict, px: dict, recon: dict, kl_z: Tensor, terms: dict, n_obs: int
+    ) -> dict[str, Tensor]:
+        """Monitored scalars; penalties on weights as they enter the loss, divided by the number of training cells."""
         found = {}
         for name, block in self.latent_blocks().items():
             loc, kl = inferred["qz"].loc[:, block], kl_z[:, block]
@@ -249,7 +251,7 @@ class VariationalModule(SharedModule):
         for key in ("dispersion_kl", "decoder_weight_penalty", "decoder_l1_penalty"):
             values = [value for term, value in terms.items() if term.startswith(f"{key}/")]
             if values:
-                found[key] = sum(values).detach()
+                found[key] = sum(values).detach() / (1 if key == "dispersion_kl" else n_obs)
         return found
 
     def latent_blocks(self) -> dict[str, slice]:

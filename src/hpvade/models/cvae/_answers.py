@@ -38,7 +38,7 @@ class Answers:
         n_samples: int,
         *,
         labels: str | Sequence[str],
-        perturbation: str | Sequence[str],
+        perturbation: str | Sequence[str] | None = None,
         experiment: str | Sequence[str] | None = None,
         library_size: float | None = None,
         seed: int | None = None,
@@ -56,7 +56,7 @@ class Answers:
         labels, perturbation, experiment
             Names; lists of equal length ask for several conditions, and a single name goes with all. Each cell gets an
             experiment drawn from those of the training cells of its condition (else of its type) when `experiment`
-            is None.
+            is None. `perturbation` may be left out where the model has one only.
         library_size
             Expected total counts of every cell.
         seed
@@ -245,6 +245,10 @@ class Answers:
 
     def _control_name(self, given: str | None) -> str:
         vocabulary = self._vocabularies["perturbation"]
+        if vocabulary.column is None:
+            raise ValueError(
+                "the model was set up without perturbations, so it knows no effects. Set it up with perturbation_key=."
+            )
         name = str(self._default_control if given is None else given)
         if name not in vocabulary.names:
             raise ValueError(

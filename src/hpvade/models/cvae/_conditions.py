@@ -117,6 +117,32 @@ class ConditionPrior(nn.Module):
         return lower + (at - low) * (upper - lower)
 
 
+class Responses(nn.Module):
+    """Factors by which the network's expression of each pair of type and perturbation is corrected.
+
+    Parameters
+    ----------
+    n_cell_types, n_perturbations, n_genes
+        Sizes.
+    n_pairs
+        Pairs with factors of their own; the others have ones.
+    """
+
+    def __init__(self, n_cell_types: int, n_perturbations: int, n_genes: int, n_pairs: int):
+        super().__init__()
+        self.register_buffer("row", torch.zeros(n_cell_types, n_perturbations, dtype=torch.long))
+        self.register_buffer("log_ratio", torch.zeros(n_pairs + 1, n_genes))  # row 0: no correction
+
+    def forward(self, scale: Tensor, types: Tensor, perturbations: Tensor) -> Tensor:
+        """Corrected shares of genes (B, G); `types` are shares of cell types (B, types), perturbations ids (B,)."""
+        rows = self.row.T[perturbations]
+        log_ratio = torch.zeros_like(scale)
+        for k in types.sum(dim=0).nonzero().flatten():
+            log_ratio = log_ratio + types[:, k, None] * self.log_ratio[rows[:, k]]
+        corrected = scale * log_ratio.exp()
+        return corrected / corrected.sum(dim=1, keepdim=True)
+
+
 def shares(categories: Tensor, n: int) -> Tensor:
     """Ids (B,) as rows of zeros and a one (B, n); shares (B, n) as they are."""
     return categories if categories.is_floating_point() else one_hot(categories, n).to(torch.get_default_dtype())

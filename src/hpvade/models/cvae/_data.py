@@ -22,7 +22,7 @@ class ConditionModel(BaseModel):
         adata: AnnData,
         labels_key: str,
         *,
-        perturbation_key: str,
+        perturbation_key: str | None = None,
         experiment_key: str | None = None,
         control_category: str = "control",
         unlabeled_category: str | None = None,
@@ -38,6 +38,7 @@ class ConditionModel(BaseModel):
             Cells x genes with raw counts and unique gene names.
         labels_key, perturbation_key, experiment_key
             Columns of `adata.obs` with the cell type, the perturbation and the experiment (donor, batch) of each cell.
+            Perturbation and experiment may be None: then all cells have the same, and there is no column to make up.
         control_category
             Name of the control in `perturbation_key`; effects are differences to it.
         unlabeled_category
@@ -96,8 +97,10 @@ class ConditionModel(BaseModel):
 
     @property
     def _control(self) -> int | None:
-        """Id of the control; None when no cell is one."""
+        """Id of the control; None when no cell is one, or there are no perturbations."""
         vocabulary = self._vocabularies["perturbation"]
+        if vocabulary.column is None:
+            return None
         return vocabulary.ids_by_name().get(str(self.get_setup_arg("control_category")))
 
     @property

@@ -72,6 +72,10 @@ def generate(model, n_samples: int, names, *, library_size: float | None, seed: 
     if n_samples < 1 or (library_size is not None and not 0 < library_size < np.inf):
         raise ValueError(f"n_samples={n_samples}, library_size={library_size}; expected more than 0.")
     keys = ("labels", "perturbation", "batch")
+    if names[1] is None:
+        if len(model.perturbations) > 1:
+            raise ValueError(f"perturbation is None; expected names out of {model.perturbations[:20]}.")
+        names = (names[0], model.perturbations[0], names[2])
     lists = [value if value is None or not isinstance(value, str) else [value] for value in names]
     lengths = {len(value) for value in lists if value is not None} - {1}
     if len(lengths) > 1 or 0 in lengths:
@@ -136,9 +140,10 @@ def augment(model, adata: AnnData | None, *, min_cells: int, pairs: bool, seed: 
         counts = _redraw(model, cells, templates, targets)
     obs = adata.obs.iloc[templates].copy()
     column = model._vocabularies["perturbation"].column
-    changed = np.asarray([*model._vocabularies["perturbation"].names, "<UNK>"])[targets]
-    names = obs[column].astype(str).where(cells.ids["perturbation"][templates] == targets, changed)
-    obs[column] = pd.Categorical(names)
+    if column is not None:
+        changed = np.asarray([*model._vocabularies["perturbation"].names, "<UNK>"])[targets]
+        names = obs[column].astype(str).where(cells.ids["perturbation"][templates] == targets, changed)
+        obs[column] = pd.Categorical(names)
     obs.index = _new_names(adata.obs_names, len(obs))
     obs[Keys.GENERATED] = True
     real = adata.obs.drop(columns=[c for c in adata.obs if c.startswith("_scvi_")]).copy()

@@ -62,6 +62,8 @@ class ConditionalVAEModule(BaseModuleClass):
         """Make room for what training added, before the weights are copied."""
         if model.prior_size_ is not None:
             self.net.allocate_prior(*model.prior_size_)
+        if model.n_responses_:
+            self.net.allocate_responses(model.n_responses_)
 
     @property
     def unknown(self) -> int:

@@ -9,7 +9,7 @@ from torch.nn.functional import relu, softmax
 
 from ...nn._likelihood import nb_log_likelihood
 from ...nn._normalize import log1p_cp10k
-from ._conditions import ConditionEmbedding, ConditionPrior, shares
+from ._conditions import ConditionEmbedding, ConditionPrior, Responses, shares
 from ._vae_config import VAEConfig
 
 __all__ = ["ConditionalVAENet", "VAEConfig", "fold_change"]
@@ -76,6 +76,9 @@ class ConditionalVAENet(nn.Module):
         self.prior = None
         if c.n_conditions:
             self.allocate_prior(c.n_conditions, c.n_combinations)
+        self.responses = None
+        if c.n_responses:
+            self.allocate_responses(c.n_responses)
 
     def forward(self, x: Tensor, cell_type_ids: Tensor, perturbation_ids: Tensor, experiment_ids: Tensor) -> dict:
         """Encode and decode cells `x` (B, G).
@@ -157,6 +160,15 @@ class ConditionalVAENet(nn.Module):
             return values
         values = torch.expm1(relu(values))
         return values / values.sum(dim=1, keepdim=True).clamp(min=1e-30)
+
+    def corrected_scale(
+        self, z: Tensor, cell_type_ids: Tensor, perturbation_ids: Tensor, experiment_ids: Tensor
+    ) -> Tensor:
+        """:meth:`scale`, corrected by what the training cells say of each type and perturbation, where known."""
+        scale = self.scale(z, cell_type_ids, perturbation_ids, experiment_ids)
+        if self.responses is None:
+            return scale
+        return self.responses(scale, shares(cell_type_ids, self.config.n_cell_types), perturbation_ids)
 
     def losses(self, x: Tensor, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted `reconstruction` error and `kl` divergence of every cell (B,), from the outputs of `forward`."""
@@ -293,6 +305,13 @@ class ConditionalVAENet(nn.Module):
         c.n_conditions, c.n_combinations = n_conditions, n_combinations
         prior = ConditionPrior(c.n_cell_types, c.n_perturbations, c.latent_dim, n_conditions, n_combinations)
         self.prior = prior.to(self.output.weight.device)
+
+    def allocate_responses(self, n_responses: int) -> None:
+        """Make room for the corrections of `n_responses` pairs of type and perturbation."""
+        c = self.config
+        c.n_responses = n_responses
+        responses = Responses(c.n_cell_types, c.n_perturbations, c.input_dim, n_responses)
+        self.responses = responses.to(self.output.weight.device)
 
     def _draw_z(self, cell_type_ids: Tensor, perturbation_ids: Tensor) -> Tensor:
         """From the fitted prior of the condition, else from N(0, I)."""

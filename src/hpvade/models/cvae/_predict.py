@@ -109,7 +109,7 @@ def decoded(
     types = known if labels is None else torch.full_like(batch.cell_types, labels)
     perturbations = batch.perturbations if perturbation is None else torch.full_like(batch.perturbations, perturbation)
     experiments = batch.experiments if experiment is None else torch.full_like(batch.experiments, experiment)
-    return model.module.net.scale(mu, types, perturbations, experiments)
+    return model.module.net.corrected_scale(mu, types, perturbations, experiments)
 
 
 @torch.no_grad()

@@ -47,9 +47,8 @@ def check_setup(
     ValueError
         See `ConditionalVAE.setup_anndata`.
     """
-    for argument in ("labels_key", "perturbation_key"):
-        if keys[argument] is None:
-            raise ValueError(f"{argument} is None; expected a column of adata.obs. No labels are made up.")
+    if keys["labels_key"] is None:
+        raise ValueError("labels_key is None; expected a column of adata.obs. No labels are made up.")
     check_cells(adata, layer=layer, columns=keys)
     _check_size_factors(adata, size_factor_key)
     if not new:
@@ -60,6 +59,8 @@ def check_setup(
         raise ValueError(
             f"adata.obs[{keys['labels_key']!r}] has {len(types)} cell types, {types}; the model needs at least two."
         )
+    if keys["perturbation_key"] is None:
+        return
     names = sorted(set(adata.obs[keys["perturbation_key"]].astype(str)))
     if control not in names:
         warnings.warn(

@@ -50,6 +50,8 @@ class VAEConfig:
     n_conditions, n_combinations
         Pairs of cell type and perturbation, and combinations of them with experiments, that training cells have: what
         the network keeps to generate from.
+    n_responses
+        Pairs of cell type and perturbation whose counterfactuals are corrected by the training cells.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class VAEConfig:
     perturbation_offset: bool = field(default=False, kw_only=True)
     n_conditions: int = field(default=0, kw_only=True)
     n_combinations: int = field(default=0, kw_only=True)
+    n_responses: int = field(default=0, kw_only=True)
 
     def __post_init__(self):
         self.hidden_dims = [int(size) for size in self.hidden_dims]
@@ -94,7 +97,11 @@ class VAEConfig:
                 raise ValueError(f"{option}={getattr(self, option)!r} is unknown; choose one of {choices}.")
         for name, value in asdict(self).items():
             sizes = value if isinstance(value, list) else [value]
-            if name.startswith("n_co") or name == "control_perturbation" or isinstance(value, str | bool):
+            if (
+                name.startswith(("n_co", "n_responses"))
+                or name == "control_perturbation"
+                or isinstance(value, str | bool)
+            ):
                 continue
             if name.endswith("weight"):
                 if value < 0:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ...io._rows import iter_rows, refuse_bad_values
+from ...reference._checks import check_counts
 from ._context_data import Chunk, ContextDataModule
 from ._context_field import CONTEXT_KEY, MODES, codes_of
 from ._contexts import read_metadata, vocab_from_json
@@ -36,7 +36,8 @@ class ChunkDataModule(ContextDataModule):
     vocab, specs
         What `hpvade.pp.build_context_specs` returned, or the JSON files of ``hpvade cycleae preprocess``.
     genes
-        Names of the genes, or a text file with one per line; numbered when None and the files hold none.
+        Names of the genes, or a text file with one per line. When None, those of the expression files, or of a text
+        file beside them, ``counts_1.genes.txt`` for ``counts_1.npz`` or ``genes.txt`` for all; else they are numbered.
     split_by
         Metadata column whose groups (donors, say) are held out as a whole for validation.
     missing
@@ -103,7 +104,7 @@ class ChunkDataModule(ContextDataModule):
 
     def _check_genes(self, path: Path, n_genes: int, found, names) -> None:
         """Genes must be the same in all chunks; by name where the files hold names."""
-        found = found if found is not None else names
+        found = found if names is None else names
         if self.genes is None:
             self.genes = np.array(found if found is not None else [f"gene_{i}" for i in range(n_genes)], dtype=str)
             self._first = path
@@ -209,13 +210,31 @@ def _shape(path: Path) -> tuple[int, int, np.ndarray | None]:
     with np.load(path) as file:
         if "shape" not in file or file["format"].item() != b"csr":
             raise ValueError(f"{path} holds no CSR matrix; expected a file of scipy.sparse.save_npz.")
-        return *(int(n) for n in file["shape"]), None
+        n_rows, n_genes = (int(n) for n in file["shape"])
+    beside = [path.with_suffix(".genes.txt"), path.with_name("genes.txt")]
+    names = next((np.array(_gene_names(file), dtype=str) for file in beside if file.is_file()), None)
+    if names is not None and len(names) != n_genes:
+        raise ValueError(
+            f"{path} has {n_genes} genes, the text file of genes beside it {len(names)}; expected as many."
+        )
+    return n_rows, n_genes, names
 
 
 def _load(path: Path, genes: np.ndarray) -> sparse.csr_matrix:
     """Read and check one chunk."""
     X = ad.read_h5ad(path).X if path.suffix == ".h5ad" else sparse.load_npz(path)
     X = sparse.csr_matrix(X)
-    for rows, block in iter_rows(X):
-        refuse_bad_values(block, rows, str(path), pd.RangeIndex(len(genes) + X.shape[0]), genes)
+    check_counts(X, str(path), pd.RangeIndex(X.shape[0]), pd.Index(genes), allow_empty=True)
     return X
+
+
+def cells_of_files(expr: str | Path, meta: str | Path, genes: Sequence, *, allow_pickle: bool = False) -> ad.AnnData:
+    """One pair of files as an AnnData with the given genes, for the methods of a trained model."""
+    _, n_genes, found = _shape(Path(expr))
+    found = np.asarray(genes if found is None else found, dtype=str)
+    if n_genes != len(genes) or not np.array_equal(found, np.asarray(genes, dtype=str)):
+        raise ValueError(f"{expr} has {n_genes} genes, the model {len(genes)}; expected the same in the same order.")
+    X, obs = _load(Path(expr), found), read_metadata(meta, allow_pickle=allow_pickle)
+    if len(obs) != X.shape[0]:
+        raise ValueError(f"{expr} has {X.shape[0]} rows, {meta} has {len(obs)}; expected the same cells in both.")
+    return ad.AnnData(X, obs=obs.set_axis(obs.index.astype(str)), var=pd.DataFrame(index=found))

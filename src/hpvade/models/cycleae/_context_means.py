@@ -6,9 +6,10 @@ import numpy as np
 from scipy import sparse
 
 from ...io._rows import iter_rows
+from ...reference._shift import shrink_to
 from ._context_data import ContextDataModule
 
-_MAX_COMBINATIONS, _PRIOR_CELLS, _SAMPLE_VALUES = 256, 10, 2**24
+_MAX_COMBINATIONS, _SAMPLE_VALUES = 256, 2**24
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class ContextMeans:
     combinations
         Codes (K, F) of the most frequent combinations of contexts.
     residuals
-        What their means differ from the additive prediction (K x genes), shrunk as if ten cells did not differ.
+        What their means differ from the additive prediction (K x genes), shrunk as far as their noise demands.
+    n_cells, measured
+        Training cells of the combinations, and the share of their residual that was kept (K,).
     sample, sample_codes
         Scaled expression of some training cells (cells x genes), and their codes (cells x F).
     variance
@@ -32,6 +35,8 @@ class ContextMeans:
     profiles: list[np.ndarray]
     combinations: np.ndarray
     residuals: np.ndarray
+    n_cells: np.ndarray
+    measured: np.ndarray
     sample: np.ndarray
     sample_codes: np.ndarray
     variance: float
@@ -71,7 +76,7 @@ def context_means(
     columns[data.train_idx] = slot[member.ravel()]
 
     design = _design(data.codes, n_codes)  # one-hot, with a constant in front
-    first, sums, squares, gram, by_combination, sampled, sampled_cells = 0, 0.0, 0.0, 0.0, 0.0, [], []
+    first, sums, squares, gram, by_combination, squares_by, sampled, sampled_cells = 0, 0.0, 0.0, 0.0, 0.0, 0.0, [], []
     share = None
     for chunk in data.chunks:
         for rows, X in iter_rows(chunk.load(), 2048):
@@ -87,6 +92,7 @@ def context_means(
             known = np.flatnonzero(k >= 0)
             one = sparse.csr_matrix((np.ones(len(known)), (k[known], known)), (len(frequent), len(at)))
             by_combination = by_combination + (one @ X).toarray()
+            squares_by = squares_by + (one @ X.multiply(X)).toarray()
             drawn = rng.random(len(at)) < share
             sampled.append(X[drawn].toarray())
             sampled_cells.append(at[drawn])
@@ -105,12 +111,26 @@ def context_means(
     expected = mean + sum(
         np.where(combinations[frequent, f, None] >= 0, p[combinations[frequent, f]], 0) for f, p in enumerate(profiles)
     )
-    size = counts[frequent, None]
-    residuals = (by_combination / size - expected) * size / (size + _PRIOR_CELLS)
+    residuals, measured = _residuals(by_combination, squares_by, counts[frequent], expected)
     variance = float((squares / n - mean**2).mean())
     sample = np.concatenate(sampled).astype(np.float32)
     sample_codes = data.codes[np.concatenate(sampled_cells)]
-    return ContextMeans(profiles, combinations[frequent], residuals, sample, sample_codes, variance)
+    return ContextMeans(
+        profiles, combinations[frequent], residuals, counts[frequent], measured, sample, sample_codes, variance
+    )
+
+
+def _residuals(sums: np.ndarray, squares: np.ndarray, n: np.ndarray, expected: np.ndarray) -> tuple:
+    """What means of combinations differ from the additive prediction, shrunk (K, genes), and the share kept (K,)."""
+    n = n[:, None]
+    mean = sums / n
+    spread = (squares / n - mean**2).clip(min=0)
+    pooled = (n * spread).sum(axis=0) / np.maximum((n - 1).clip(min=0).sum(), 1)
+    # few cells tell little about their own spread: that of all combinations counts for ten cells
+    noise = (n * spread + 10 * pooled) / (n + 9) / n
+    found = shrink_to(mean - expected, noise, np.zeros_like(mean))
+    kept = np.linalg.norm(found, axis=1) / np.maximum(np.linalg.norm(mean - expected, axis=1), 1e-300)
+    return found, np.minimum(kept, 1.0)
 
 
 def _design(codes: np.ndarray, n_codes: list[int]) -> sparse.csr_matrix:

@@ -30,9 +30,18 @@ class ContextShift(nn.Module):
         self.register_buffer("factors", torch.tensor(factors), persistent=False)
         self.register_buffer("keys", torch.full((n_combinations,), 2**63 - 1))
         self.register_buffer("residuals", torch.zeros(n_combinations, n_genes))
+        self.register_buffer("n_cells", torch.zeros(n_combinations, dtype=torch.long))
+        self.register_buffer("measured", torch.zeros(n_combinations))
 
     @torch.no_grad()
-    def fit(self, profiles: Sequence[Tensor], combinations: Tensor, residuals: Tensor) -> None:
+    def fit(
+        self,
+        profiles: Sequence[Tensor],
+        combinations: Tensor,
+        residuals: Tensor,
+        n_cells: Tensor | None = None,
+        measured: Tensor | None = None,
+    ) -> None:
         """Take over the means.
 
         Parameters
@@ -41,22 +50,38 @@ class ContextShift(nn.Module):
             By field (codes, G): additive effects.
         combinations, residuals
             Codes (K, F) of combinations, at most 256, and what their means differ (K, G) from the additive prediction.
+        n_cells, measured
+            Cells of the combinations (K,), and the share of the difference that was kept.
         """
         for f, profile in enumerate(profiles):
             getattr(self, f"profile_{f}")[:-1] = profile
         keys, order = self._keys(combinations.to(self.factors.device)).sort()
         self.keys.fill_(2**63 - 1)[: len(keys)] = keys
         self.residuals.zero_()[: len(keys)] = residuals.to(self.residuals)[order]
+        for buffer, values in ((self.n_cells, n_cells), (self.measured, measured)):
+            buffer.zero_()
+            if values is not None:
+                buffer[: len(keys)] = values.to(buffer)[order]
 
     def _keys(self, codes: Tensor) -> Tensor:
         return ((codes + 2) * self.factors).sum(dim=1)
 
+    def evidence(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Training cells of contexts `codes` (B, F), and how much of their mean is their own (B,)."""
+        at, known = self._find(codes)
+        return self.n_cells[at] * known, self.measured[at] * known
+
+    def _find(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the combinations, and whether they are there."""
+        keys = self._keys(codes)
+        at = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        return at, self.keys[at] == keys
+
     def mean(self, codes: Tensor) -> Tensor:
         """Mean expression (B, G), up to a constant, of contexts `codes` (B, F); -1 adds nothing."""
         total = sum(getattr(self, f"profile_{f}")[codes[:, f]] for f in range(codes.shape[1]))
-        keys = self._keys(codes)
-        at = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        return total + self.residuals[at] * (self.keys[at] == keys)[:, None]
+        at, known = self._find(codes)
+        return total + self.residuals[at] * known[:, None]
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Mean difference (B, G) of expression between two contexts."""

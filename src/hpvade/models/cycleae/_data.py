@@ -8,7 +8,8 @@ from anndata import AnnData
 from scvi.data.fields import LayerField
 
 from ...io._gene_names import refuse_duplicates
-from ...io._rows import iter_rows, pick_matrix, refuse_bad_values, use_sparse_matrix
+from ...io._rows import pick_matrix, use_sparse_matrix
+from ...reference._checks import check_counts
 from .._base import BaseModel
 from ._chunk_files import ChunkDataModule
 from ._context_data import Chunk, ContextDataModule
@@ -54,8 +55,8 @@ class ContextModel(BaseModel):
             A column or the layer is absent.
         ValueError
             No field has two categories; a column holds measurements, or values are missing and must not be; with a
-            trained model, a value is unknown; expression is negative or not finite; genes are duplicated; `adata` is a
-            view or empty.
+            trained model, a value is unknown; expression is negative, not finite or logged; genes are duplicated;
+            `adata` is a view or empty.
         """
         if isinstance(context_keys, str):
             context_keys = [context_keys]
@@ -107,7 +108,7 @@ class ContextModel(BaseModel):
 
 
 def _check_cells(adata: AnnData, layer: str | None) -> None:
-    """Refuse what is no AnnData, a view, empty, with duplicate genes, or with values that are no counts."""
+    """Refuse what is no AnnData, a view, empty, with duplicate genes, or with values that are no counts, as logged."""
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata is a {type(adata).__qualname__}; expected an AnnData.")
     if adata.is_view:
@@ -119,5 +120,4 @@ def _check_cells(adata: AnnData, layer: str | None) -> None:
         )
     refuse_duplicates(adata.var_names, "adata")
     X, name = pick_matrix(adata, layer, "adata")
-    for rows, block in iter_rows(X):
-        refuse_bad_values(block, rows, name, adata.obs_names, adata.var_names)
+    check_counts(X, name, adata.obs_names, adata.var_names, allow_empty=True)

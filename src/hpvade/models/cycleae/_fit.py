@@ -62,7 +62,8 @@ def run(
     module = model.module
     means = context_means(data, module.n_codes, np.random.default_rng(data.seed), log1p=module.scale == "log1p")
     profiles = [torch.as_tensor(p, dtype=torch.float32) for p in means.profiles]
-    module.shift.fit(profiles, torch.as_tensor(means.combinations), torch.as_tensor(means.residuals))
+    found = (means.combinations, means.residuals, means.n_cells, means.measured)
+    module.shift.fit(profiles, *map(torch.as_tensor, found))
 
     def initialise() -> None:
         module.generator.to("cpu")

@@ -45,8 +45,8 @@ class CycleAE(ContextModel):
     head_scale
         Factor of the fields' parts: a number (0.0159 as published) or ``"learned"``, started there.
     nonnegative
-        Keep all weights at zero or above: a context then can only add to the base. With False, cells are reconstructed
-        as well as by PCA, and counterfactuals can fall.
+        Keep all weights at zero or above, as published: a context then can only add to the base, and cells are
+        reconstructed less well. Without, counterfactuals can fall.
     classifier_hidden
         Hidden units of the classifier; `n_latent` when None.
     start
@@ -63,7 +63,7 @@ class CycleAE(ContextModel):
     >>> import hpvade as hp
     >>> adata = hp.datasets.planted_contexts(200, 100)
     >>> hp.CycleAE.setup_anndata(adata, ["condition", "tissue"])
-    >>> model = hp.CycleAE(adata, n_latent=16, nonnegative=False)
+    >>> model = hp.CycleAE(adata, n_latent=16)
     >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     >>> stimulated = model.get_counterfactual_expression(context={"condition": "condition_1"})
     >>> stimulated.shape
@@ -83,7 +83,7 @@ class CycleAE(ContextModel):
         activation: Literal["linear", "relu"] = "linear",
         scale: Literal["log1p", "counts"] = "log1p",
         head_scale: float | Literal["learned"] = "learned",
-        nonnegative: bool = True,
+        nonnegative: bool = False,
         classifier_hidden: int | None = None,
         start: Literal["data", "uniform"] = "data",
     ):
@@ -118,7 +118,7 @@ class CycleAE(ContextModel):
         *,
         accelerator: str = "auto",
         batch_size: int = 128,
-        learning_rate: float = 1e-4,
+        learning_rate: float = 1e-3,
         classifier_warmup_epochs: int = 1,
         loss_weights: dict[str, float] | None = None,
         normalize_losses: bool = True,
@@ -143,7 +143,7 @@ class CycleAE(ContextModel):
         batch_size
             Cells per step.
         learning_rate
-            Of both optimisers.
+            Of both optimisers; 1e-4 as published.
         classifier_warmup_epochs
             Epochs in which the classifier learns alone.
         loss_weights
@@ -360,13 +360,14 @@ class CycleAE(ContextModel):
             sums += [float((other - x).square().mean(dim=1).sum()) for other in (same, back)]
         return dict(zip(("reconstruction_loss", "cycle_loss"), (sums / len(indices)).tolist(), strict=True))
 
-    def translate_reference(self, adata: AnnData | None = None, *, to: Mapping) -> AnnData:
+    def translate_reference(self, adata: AnnData | None = None, *, to: Mapping, seed: int | None = None) -> AnnData:
         """Rewrite labelled cells into another context, as counts that `HPVADE.setup_anndata` takes.
 
         Every cell keeps its own deviation and its total count; what changes is the difference between the
         reconstructions in the target and in its own context. On average over the given cells that go from one
-        combination of contexts to another, the change is the one measured between training cells, where these had both;
-        else the sum of the mean effects. Fractions are rounded at random (seeded by torch).
+        combination of contexts to another, the change is the one measured between training cells, where these had both,
+        drawn to the sum of the mean effects as far as the number of cells leaves it open, but by one standard error at
+        most; else it is that sum. Without a model, :func:`hpvade.pp.shift_context` does the same for one field.
 
         Parameters
         ----------
@@ -374,15 +375,24 @@ class CycleAE(ContextModel):
             Cells with the genes and fields of the model; those it was trained on when None.
         to
             ``{field: value}`` of the target, such as the context of the bulk.
+        seed
+            Of the rounding of fractions: same seed, same counts; drawn from torch's generator when None.
 
         Returns
         -------
         A new AnnData: whole counts (CSR), `obs` with the columns of `to` set to their target and all others, labels
-        too, as they were, `var`, and ``uns["cycleae_translated"]``.
+        too, as they were, `var`, ``uns["cycleae_translated"]``, and ``uns["cycleae_translation"]``: per combination of
+        contexts the number of training cells in it (`n_source`) and in its target (`n_target`), and `measured`, where
+        the mean of the target lies between the sum of the effects (0) and the cells' own (1).
 
         Raises
         ------
         ValueError
             `to` is empty, or a field or value is unknown.
+
+        Warns
+        -----
+        UserWarning
+            No training cells had the target combination of some cells, so their change is extrapolated.
         """
-        return translate_reference(self, adata, to)
+        return translate_reference(self, adata, to, seed)

@@ -1,5 +1,6 @@
 """A labelled reference rewritten into another context, as counts."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,17 +10,21 @@ from anndata import AnnData
 from scipy import sparse
 
 from ..._keys import Keys
+from ...reference._shift import whole
 from ._context_data import take_rows
-from ._tables import cells, moves
+from ._context_field import CONTEXT_KEY
+from ._contexts import MISSING
+from ._tables import cells, moves, target_codes
 
 
-def translate_reference(model, adata: AnnData | None, to: Mapping) -> AnnData:
+def translate_reference(model, adata: AnnData | None, to: Mapping, seed: int | None) -> AnnData:
     """See `CycleAE.translate_reference`."""
     if not to:
         raise ValueError("`to` names no field; expected the target context, such as to={'condition': 'stimulated'}.")
     adata, indices = cells(model, adata, None)
     to = {field: list(v) if isinstance(v, np.ndarray | pd.Series | pd.Index) else v for field, v in to.items()}
-    rng = np.random.default_rng(int(torch.randint(2**62, ())))
+    rng = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
+    table = _evidence(model, adata, to, indices)
     X = model.get_anndata_manager(adata, required=True).get_from_registry("X")
     blocks = [
         _counts(take_rows(X, rows), change, model.module.scale, rng)
@@ -31,7 +36,35 @@ def translate_reference(model, adata: AnnData | None, to: Mapping) -> AnnData:
         obs[columns[str(field)]] = np.asarray(value) if isinstance(value, list) else value
     result = AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=adata.var.copy())
     result.uns[Keys.TRANSLATED] = {str(field): str(value) for field, value in to.items() if np.isscalar(value)}
+    result.uns[Keys.TRANSLATION] = table
     return result
+
+
+def _evidence(model, adata: AnnData, to: Mapping, indices: np.ndarray) -> pd.DataFrame:
+    """Combinations of contexts of the cells, with the training cells that the change of each was measured with."""
+    moved = target_codes(model, to, len(indices))
+    source = np.asarray(model.get_anndata_manager(adata, required=True).get_from_registry(CONTEXT_KEY))[indices]
+    target = source.copy()
+    for field, codes in moved.items():
+        target[:, field] = codes
+    pairs, n = np.unique(np.concatenate([source, target], axis=1), axis=0, return_counts=True)
+    found = [model.module.shift.evidence(torch.as_tensor(part).to(model.module.device)) for part in np.hsplit(pairs, 2)]
+    names = [[*model.categories[field], MISSING] for field in model.fields]
+    table = pd.DataFrame({field: [str(names[f][code]) for code in pairs[:, f]] for f, field in enumerate(model.fields)})
+    for f in moved:
+        table[f"to {model.fields[f]}"] = [str(names[f][code]) for code in pairs[:, len(names) + f]]
+    (n_source, _), (n_target, measured) = ((a.cpu().numpy(), b.cpu().numpy()) for a, b in found)
+    table = table.assign(n_cells=n, n_source=n_source, n_target=n_target, measured=measured.astype(float))
+    absent = table[(table["n_target"] == 0) & (pairs[:, : len(names)] != pairs[:, len(names) :]).any(axis=1)]
+    if len(absent):
+        first = ", ".join(f"{field}={absent.iloc[0][field]}" for field in model.fields)
+        warnings.warn(
+            f"{len(absent)} of {len(table)} combinations of contexts have no training cells in the target, the first "
+            f"is {first}: their change is the sum of the fields' effects, not measured. See uns[{Keys.TRANSLATION!r}].",
+            UserWarning,
+            stacklevel=4,
+        )
+    return table
 
 
 @torch.inference_mode()
@@ -61,17 +94,11 @@ def _pairs(source: torch.Tensor, target: torch.Tensor) -> list[tuple[int, ...]]:
 
 
 def _counts(x: np.ndarray, change: np.ndarray, scale: str, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Whole counts: the cell's own expression plus the change, with the cell's own total, rounded at random.
-
-    Rounding up with the probability of the fraction keeps the mean and adds less noise than drawing counts anew.
-    """
+    """Whole counts: the cell's own expression plus the change, with the cell's own total, rounded at random."""
     if scale == "log1p":
         size = x.sum(axis=1, keepdims=True)
         y = np.expm1(np.maximum(np.log1p(1e4 * x / np.maximum(size, 1e-30)) + change, 0))
         y *= size / np.maximum(y.sum(axis=1, keepdims=True), 1e-30)
     else:
         y = np.maximum(x + change, 0)
-    counts = np.floor(y + rng.random(y.shape, dtype=np.float32))
-    empty = counts.sum(axis=1) == 0
-    counts[empty, y[empty].argmax(axis=1)] = 1  # a cell without counts is no cell
-    return sparse.csr_matrix(counts.astype(np.float32))
+    return whole(y, rng)

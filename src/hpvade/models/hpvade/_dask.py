@@ -1,6 +1,7 @@
 """A cohort in a Dask array: what samples share comes from some of them, then each block of rows is solved alone."""
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +13,11 @@ from ...io._bulk import read_bulk
 from ...io._frames import as_bulk
 from ...io._rows import in_memory, is_dask, pick_matrix
 from ...reference._measured import Batch, closed_over
-from ...solvers import nnls
+from ...solvers import VariableFit, nnls
 from ._consensus import StudyFit
 from ._deconvolve import FACTOR_SAMPLES, PRIOR_WEIGHT, Estimate, Prior, estimate_shares, estimates, read_prior
 from ._deconvolve import deconvolve as deconvolve_in_memory
+from ._variable_types import variable_columns
 
 _BLOCK_VALUES = 2**24  # values of a block: 64 MB, and a few times as much while it is solved
 _MIN_ROWS = 64  # smaller blocks cost more to hand out than to solve
@@ -83,6 +85,7 @@ def estimate_blocks(
     solver_kwargs: dict | None = None,
     refine: bool = True,
     batch_size: int = 256,
+    variable_types: Sequence[str] | None = None,
     gene_length_key: str | None = None,
     **reading,
 ) -> list[tuple[Batch, Estimate]]:
@@ -123,8 +126,10 @@ def estimate_blocks(
     some = AnnData(_rows(X, few), obs=pd.DataFrame(index=names[few]), var=var)
     options = {"refine": refine, "batch_size": batch_size}
     given = {"prior": prior, "prior_weight": prior_weight, "solver_kwargs": solver_kwargs, "gene_factor": gene_factor}
+    given["variable_types"] = variable_types
     batch, first = estimates(model, some, split=False, **given, **options, **reading)[0]
     options |= {"anchor_weight": prior_weight} | (solver_kwargs or {})
+    options |= {"variable": variable_columns(variable_types, model.cell_types)}
     if first.fit is not None:
         options |= _in_common(first) | {"by_study": tuple(map(_in_common, first.studies)), "covariance": False}
     reading.pop("missing", None)
@@ -143,10 +148,25 @@ def estimate_blocks(
     return [(Batch("", whole, np.flatnonzero(usable), batch.present), found)]
 
 
+def read_blocks(
+    bulk: AnnData, genes: np.ndarray, present: np.ndarray, *, layer: str | None, gene_length_key: str | None, **reading
+) -> Iterator[torch.Tensor]:
+    """Shares (samples x all genes) of a cohort in a Dask array, some usable samples after others, in this process."""
+    reading.pop("missing", None)
+    X, begin = _row_blocks(pick_matrix(bulk, layer, "bulk")[0]), 0
+    var = in_memory(bulk.var)[[] if gene_length_key is None else [gene_length_key]]
+    for i, size in enumerate(X.chunks[0]):
+        obs = pd.DataFrame(index=bulk.obs_names[begin : begin + size])
+        block, begin = AnnData(X.blocks[i].compute(), obs=obs, var=var), begin + size
+        aligned = closed_over(read_bulk(block, genes, gene_length_key=gene_length_key, **reading), present)
+        yield torch.from_numpy(aligned.shares)
+
+
 def _in_common(found: Estimate | StudyFit) -> dict:
     """What the samples of a cohort share, for `estimate_shares`."""
     factor, weight = found.fit.gene_factor.cpu(), found.fit.gene_weight.cpu()
-    return {"gene_factor": factor, "gene_weight": weight, "distance": found.platform_distance}
+    common = {"gene_factor": factor, "gene_weight": weight, "distance": found.platform_distance}
+    return common | ({"variation": found.fit.variation.cpu()} if isinstance(found.fit, VariableFit) else {})
 
 
 @torch.no_grad()

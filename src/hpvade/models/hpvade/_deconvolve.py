@@ -16,10 +16,11 @@ from ...io._frames import as_bulk
 from ...io._map_genes import map_genes as translate_genes
 from ...io._names import make_writable, rows_of
 from ...reference._measured import Batch, exceptions, placed, read_measured
-from ...solvers import MIN_SAMPLES, RobustFit, UnknownFit, nnls, unknown_component
+from ...solvers import RobustFit, nnls
 from ._consensus import StudyFit, average, disagreement_table
+from ._unknown import UNKNOWN, check_unknown, find_unknown, similarity
+from ._variable_types import check_variable, variable_columns, variation_table
 
-UNKNOWN = "unknown"  # name of the column
 # Pull towards the prior, per gene: with 400 genes a normal one of sd 0.16 on each fraction, the spread of five types
 # of which nothing is known (a uniform Dirichlet).
 PRIOR_WEIGHT = 0.1
@@ -48,6 +49,8 @@ class Provenance:
     calibrated: bool
     cell_sizes: pd.DataFrame
     studies: pd.DataFrame | None = None
+    variation: pd.DataFrame | None = None
+    sorted_profiles: pd.DataFrame | None = None
 
 
 @dataclass
@@ -118,6 +121,7 @@ def estimates(
     network: bool = False,
     covariance: bool = False,
     gene_factor: str = "cohort",
+    variable_types: Sequence[str] | None = None,
     **reading,
 ) -> list[tuple[Batch, Estimate]]:
     """Read the bulk and estimate the composition of each batch; nothing is written.
@@ -133,6 +137,8 @@ def estimates(
         raise ValueError(f"gene_factor={gene_factor!r} is unknown; expected 'cohort' or 'stored'.")
     if gene_factor == "stored" and not model.module.stored_platform.any():
         raise ValueError("gene_factor='stored', and none is stored. Call model.fit_platform(cohort) first.")
+    variable = variable_columns(variable_types, model.cell_types)
+    check_variable(variable, refined=refine and model.preset != "spec")
     if not refine or model.preset == "spec" or (isinstance(prior, str) and prior == "network"):
         model._require_networks("deconvolve by the network (refine=False, prior='network' or preset='spec')")
     module, genes = model.module, pd.Index(np.asarray(model.get_var_names()))
@@ -143,6 +149,8 @@ def estimates(
     batches = read_measured(bulk, genes, model.cell_types, share, informative, **reading)
     prior = read_prior(prior, model.cell_types, bulk.obs_names)
     solver_kwargs = {"anchor_weight": prior_weight, "covariance": covariance} | (solver_kwargs or {})
+    if variable:
+        solver_kwargs["variable"] = variable
     options = {"refine": refine, "batch_size": batch_size, "network": network} | solver_kwargs
     options["stored"] = gene_factor == "stored"
     device, found = module.gene_index.device, []
@@ -172,8 +180,9 @@ def estimate_shares(
     stored: bool = False,
     **solver_kwargs,
 ) -> Estimate:
-    """Estimate the composition of `shares` (samples x all genes, any linear scale), closed in place.
+    """Estimate the composition of `shares` (samples x all genes): those of `aligned`, or any linear scale without it.
 
+    Without `aligned`, the shares are closed in place and say the depth.
     `prior`: ``"equal"``, ``"network"`` or fractions of cells (samples x types). `distance`: the platform distance,
     where it is known; estimated when None. `by_study`: what the solver is given for each study, with its distance.
     `stored`: take the gene factor and weights that the model keeps.
@@ -181,8 +190,10 @@ def estimate_shares(
     module = model.module
     refine = refine and model.preset != "spec"
     by_network = isinstance(prior, str) and prior == "network"
-    # small blocks stay in the processor's cache through every step
-    total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    if aligned is None:  # small blocks stay in the processor's cache through every step
+        total, depth = (torch.cat(x) for x in zip(*map(to_shares, shares.split(batch_size)), strict=True))
+    else:
+        total, depth = (torch.from_numpy(x).to(shares) for x in (aligned.total, aligned.depth))
     answer, genes, fit = None, None, None
     if network or by_network or not refine:
         answer = torch.cat([module.predict(rows, present) for rows in shares.split(batch_size)])
@@ -260,7 +271,8 @@ def deconvolve(
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:
-        _check_unknown(model, bulk, refine)
+        check_unknown(model, bulk, refine)
+        check_variable(variable_columns(options.get("variable_types"), model.cell_types), unknown=True)
     mapped = translate_genes(bulk, pd.Index(np.asarray(model.get_var_names()))) if map_genes else bulk
     cohorts = estimator(model, mapped, refine=refine, split=not unknown, **options)
     extra = None
@@ -310,7 +322,7 @@ def deconvolve(
         names = np.asarray(model.get_var_names())[found.present.cpu().numpy()]
         profile = pd.Series(1e6 * extra.profile.double().cpu().numpy(), index=names)
         bulk.varm[Keys.unknown(key_added)] = _of_bulk(profile, bulk, mapped).to_frame(UNKNOWN)
-        bulk.uns[key_added]["unknown_similarity"] = _similarity(model, found, extra)
+        bulk.uns[key_added]["unknown_similarity"] = similarity(model, found, extra)
     make_writable(bulk.obsm, (key_added, Keys.rna(key_added), Keys.nnls(key_added)))
     return result.copy()
 
@@ -336,8 +348,11 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
     if cohorts[0][1].studies:
         parts = [disagreement_table(found.studies) for _, found in cohorts]
         studies = sum(share * part for share, part in zip(weight, parts, strict=True))
+    fits = [found.fit for _, found in cohorts]
     return Provenance(
         studies=studies,
+        variation=variation_table(fits, weight, model.cell_types),
+        sorted_profiles=_sorted_table(model.module, model.cell_types),
         hpvade_version=version("hpvade"),
         model=type(model).__name__,
         preset=model.preset,
@@ -352,6 +367,13 @@ def _provenance(model, fractions: str, cohorts: list[tuple[Batch, Estimate]]) ->
         # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
         cell_sizes=pd.DataFrame({"size": weight @ sizes}, index=model.cell_types),
     )
+
+
+def _sorted_table(module, types: list[str]) -> pd.DataFrame | None:
+    """Spread over genes that the platform factor leaves, for types from sorted bulk; None for none."""
+    log_sd = module.sorted_log_sd.double().cpu().numpy()
+    table = pd.DataFrame({"log_sd": log_sd}, index=types)
+    return table[log_sd > 0] if (log_sd > 0).any() else None
 
 
 def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.ndarray:
@@ -370,40 +392,6 @@ def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.nd
     if not (np.isfinite(values).all() and (values >= 0).all() and (values.sum(axis=1) > 0).all()):
         raise ValueError("prior has negative, missing or infinite fractions, or a row of zeros; expected fractions.")
     return values
-
-
-def _check_unknown(model, bulk: AnnData, refine: bool) -> None:
-    if model.preset == "spec" or not refine:
-        raise ValueError(
-            "unknown=True is found by the regression; expected preset='default' and refine=True. The network alone "
-            "knows the reference's types only."
-        )
-    if UNKNOWN in model.cell_types:
-        raise ValueError(f"a cell type of the reference is called {UNKNOWN!r}; rename it to ask for unknown=True.")
-    if bulk.n_obs < MIN_SAMPLES:
-        raise ValueError(
-            f"unknown=True learns what is missing from how samples differ; found {bulk.n_obs}, expected at least "
-            f"{MIN_SAMPLES}. Use unknown=False."
-        )
-
-
-@torch.no_grad()
-def find_unknown(module, found: Estimate) -> UnknownFit:
-    """Split off what no type explains."""
-    signature = module.signature()
-    signature = (signature / signature.sum(dim=0))[found.present]
-    allowed = (module.gene_score > 0)[found.present]
-    known = found.fit.rna_proportions
-    return unknown_component(found.shares[:, found.present], signature, allowed, depth=found.depth, known=known)
-
-
-def _similarity(model, found: Estimate, extra: UnknownFit) -> pd.DataFrame:
-    """Cosine between the unknown's profile and each type's over the genes that tell types apart."""
-    genes = (model.module.gene_score > 0) & found.present
-    known = model.module.signature()[genes]
-    unknown = extra.profile[(model.module.gene_score > 0)[found.present]]
-    cosine = torch.nn.functional.cosine_similarity(known, unknown[:, None], dim=0)
-    return pd.DataFrame({"cosine": cosine.double().cpu().numpy()}, index=model.cell_types)
 
 
 def platform_distance(bulk: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Intervals around proportions: what the genes' disagreement and the cell sizes' uncertainty leave open."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -87,6 +87,7 @@ class IntervalMethods:
         batch_key: str | None = None,
         on_bad_sample: OnBadSample = "raise",
         gene_factor: Literal["cohort", "stored"] = "cohort",
+        variable_types: Sequence[str] | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
         r"""Intervals around the proportions of every sample.
@@ -119,7 +120,7 @@ class IntervalMethods:
         mapping
             Intervals of sums of types, ``{type: group}``, as in :func:`hpvade.tl.evaluate`: types not named are
             left out and the groups close to one. All types by themselves when None.
-        layer, input_type, missing, gene_length_key, batch_key, on_bad_sample, gene_factor, batch_size
+        layer, input_type, missing, gene_length_key, batch_key, on_bad_sample, gene_factor, variable_types, batch_size
             As for :meth:`deconvolve`.
 
         Returns
@@ -168,6 +169,7 @@ class IntervalMethods:
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
             gene_factor=gene_factor,
+            variable_types=variable_types,
         )
         groups, member = _groups(self.cell_types, mapping)
         tail = (1 - level) / 2

@@ -3,13 +3,12 @@
 Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
@@ -23,15 +22,10 @@ from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
 from ...reference._checks import check_reference
 from ...reference._labels import warn_of_labels
-from ...reference._mixtures import BulkSimulation
-from ...reference._signature import Signature, gene_scores
 from ...reference._simulate import simulate_from_cells
-from ...reference._studies import Studies
 from ...solvers import robust
-from ...train._fit import check_options, fit, run_seed, saved_split
 from ...train._runner import ResumableTrainRunner
-from ...train._splitter import split_cells
-from .._base import BaseModel, VAEMethods, choose_device
+from .._base import BaseModel, VAEMethods
 from ._calibration import CalibrationMethods
 from ._cell_expression import CellExpressionMethods
 from ._dask import deconvolve
@@ -39,19 +33,16 @@ from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
-from ._intervals import IntervalMethods, reference_uncertainty
+from ._intervals import IntervalMethods
+from ._literal_module import LiteralModule
 from ._options import module_options
 from ._plan import TwoStreamPlan
 from ._platform import PlatformMethods
-from ._scvi_module import HPVADEModule, LiteralModule
+from ._scvi_module import HPVADEModule
 from ._splitter import TwoStreamSplitter
 from ._study_methods import StudyMethods
-from ._training_data import TrainingData
-
-# A budget of optimisation steps, whatever the number of cells. An epoch has a tenth of them, or one pass over the cells
-# if that is shorter, but at least ten steps, so that validation, early stopping and warm-up have epochs to work with.
-_STEPS, _EPOCHS, _MIN_STEPS = 100, 10, 10
-_STUDY, _N_CELLS = "study", "n_cells"  # names in the registry
+from ._training import N_CELLS, STUDY, TrainMethods
+from ._variable_profiles import VariableMethods
 
 
 class HPVADE(
@@ -64,6 +55,8 @@ class HPVADE(
     DetectionMethods,
     PlatformMethods,
     StudyMethods,
+    TrainMethods,
+    VariableMethods,
     UnsupervisedTrainingMixin,
     BaseModel,
 ):
@@ -208,9 +201,9 @@ class HPVADE(
             CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
         ]
         if study_key is not None:
-            fields.append(CategoricalObsField(_STUDY, study_key))
+            fields.append(CategoricalObsField(STUDY, study_key))
         if n_cells_key is not None:
-            fields.append(NumericalObsField(_N_CELLS, n_cells_key))
+            fields.append(NumericalObsField(N_CELLS, n_cells_key))
         cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
@@ -222,148 +215,9 @@ class HPVADE(
     @property
     def studies(self) -> list[str]:
         """Names of the studies of the reference; none where `study_key` was not given or named one study."""
-        field = self.registry["field_registries"].get(_STUDY)
+        field = self.registry["field_registries"].get(STUDY)
         names = [] if field is None else [str(name) for name in field["state_registry"]["categorical_mapping"]]
         return names if len(names) > 1 else []
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float = 0.9,
-        validation_size: float | None = None,
-        batch_size: int = 128,
-        early_stopping: bool = True,
-        checkpoint_dir: str | None = None,
-        ckpt_path: str | None = None,
-        simulation_kwargs: dict | None = None,
-        plan_kwargs: dict | None = None,
-        datasplitter_kwargs: dict | None = None,
-        **trainer_kwargs,
-    ) -> None:
-        """Train on cells and on bulk that is simulated from them anew in every epoch.
-
-        With three donors or more, whole donors are held out for validation, else cells. Training stops when the total
-        loss on held-out cells and mixtures no longer falls, and the best weights are kept; so they are on Ctrl-C.
-        `adata.varm["hpvade_signatures"]` then holds :meth:`get_signature_matrix`.
-
-        Parameters
-        ----------
-        max_epochs
-            Most passes over the cells. When None, 100 optimisation steps, whatever the number of cells: of a large
-            reference the networks see a random part. More steps give a clearer latent space, not better proportions
-            (benchmarks/RESULTS.md). 0 trains no network: signature, RNA content, folds and intervals
-            are there, :meth:`deconvolve` answers, and what needs the networks (latent space, `refine=False`) says so.
-        accelerator, devices
-            As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
-        train_size, validation_size
-            Shares of cells.
-        batch_size
-            Cells per step.
-        early_stopping
-            Stop after `early_stopping_patience` (20) epochs without a lower `validation_loss`.
-        checkpoint_dir
-            Folder for a checkpoint of every epoch, ``last.ckpt``, and the best one.
-        ckpt_path
-            Checkpoint to resume from.
-        simulation_kwargs
-            How mixtures are drawn: `n_cells` per mixture, Dirichlet `alpha`, `prior` (shares of composition priors,
-            see `hpvade.simulate.sample_proportions`), `noise` (`hpvade.simulate.PlatformNoise` or None),
-            `heterogeneous` (share of mixtures whose types come from different donors), `cohort_size`.
-        plan_kwargs
-            Options of `scvi.train.TrainingPlan`, such as `lr`.
-        datasplitter_kwargs
-            Options of the loader of cells, such as `num_workers`.
-        **trainer_kwargs
-            Options of `scvi.train.Trainer` and Lightning's, such as `logger` and `enable_progress_bar`.
-
-        Raises
-        ------
-        ValueError
-            The model was loaded without data; shares are out of range; early stopping without validation cells.
-        TypeError
-            An option is unknown.
-        RuntimeError
-            A loss is not finite; the model keeps the weights from before.
-        """
-        if self.adata is None:
-            raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
-        check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
-        simulation = self._simulation(simulation_kwargs or {})
-        seed = run_seed(ckpt_path)
-        split_rng = np.random.default_rng(seed)
-        (rng,) = split_rng.spawn(1)  # a resumed run draws no split
-        types, donors, study_of_donor = self._codes(REGISTRY_KEYS.LABELS_KEY), *self._donors()
-        split = saved_split(self, ckpt_path)
-        n_cells = self._registered_n_cells()
-        if n_cells is not None:
-            if max_epochs:
-                raise ValueError(
-                    f"max_epochs={max_epochs}, and the rows of this reference are sums of cells (n_cells_key); the "
-                    "networks learn from single cells. Use train() or train(max_epochs=0)."
-                )
-            max_epochs, split = 0, (np.arange(self.adata.n_obs), *np.zeros((2, 0), dtype=np.int64))
-        if split is None:
-            split = split_cells(types, donors, split_rng, train_size=train_size, validation_size=validation_size)
-        X = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        data = TrainingData(
-            X,
-            types,
-            donors,
-            len(self.cell_types),
-            np.asarray(self.get_var_names()),
-            len(self.module.gene_index),
-            split,
-            rng,
-            study_of_donor,
-            self.studies,
-            n_cells,
-        )
-        if max_epochs == 0 and ckpt_path is None:
-            self._without_networks(split, choose_device(accelerator, devices if isinstance(devices, str) else "auto"))
-        else:
-            n_steps = max(-(-len(split[0]) // batch_size), _MIN_STEPS)  # one pass over the cells
-            if max_epochs is None:
-                n_steps = min(n_steps, max(_STEPS // _EPOCHS, _MIN_STEPS))
-                max_epochs = -(-_STEPS // n_steps)
-            streams = data.streams(simulation, n_steps)
-            plan_defaults = {"weight_decay": 0.0}
-            trainer_kwargs = {"limit_train_batches": n_steps} | trainer_kwargs
-            if self.preset == "default":
-                plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
-                trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
-            splitter = self._data_splitter_cls(
-                self.adata_manager,
-                split=split,
-                streams=streams,
-                batch_size=batch_size,
-                n_cells=max_epochs * n_steps * batch_size,
-                **(datasplitter_kwargs or {}),
-            )
-            is_new = not (self.is_trained_ and self.module.network_trained)
-            fit(
-                self,
-                splitter,
-                initialise=(lambda: self._initialise(data, streams["train"])) if is_new else None,
-                plan_kwargs=plan_defaults | (plan_kwargs or {}),
-                max_epochs=max_epochs,
-                early_stopping=early_stopping,
-                checkpoint_dir=checkpoint_dir,
-                accelerator=accelerator,
-                devices=devices,
-                ckpt_path=ckpt_path,
-                seed=seed,
-                **trainer_kwargs,
-            )
-            self.module.network_trained.fill_(True)
-        self._describe(*data.whole)
-        if self.preset == "default":
-            self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
-        self._write_signatures()
 
     def deconvolve(
         self,
@@ -386,6 +240,7 @@ class HPVADE(
         on_bad_sample: OnBadSample = "raise",
         gene_factor: Literal["cohort", "stored"] = "cohort",
         map_genes: bool = False,
+        variable_types: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -443,6 +298,11 @@ class HPVADE(
         gene_factor
             ``"cohort"``: what these samples share; ``"stored"``: what :meth:`fit_platform` learned from another cohort
             of the platform, for one sample or a few.
+        variable_types
+            Types whose cells differ from sample to sample more than the reference can show, such as malignant cells:
+            each sample has a profile of its own for them, so that the other types do not pay for the difference. How
+            much they differ is found in the cohort and kept in ``uns[key_added]["variation"]``; nothing changes where
+            they do not. See :func:`hpvade.solvers.robust_variable`, and :meth:`get_variable_profiles` for the profiles.
         map_genes
             Read the bulk under the reference's names of genes, as :func:`hpvade.pp.map_genes` translates them (Ensembl
             ids, previous symbols, dates of Excel; names of one gene are added up). What was translated is in
@@ -459,9 +319,12 @@ class HPVADE(
         ------
         RuntimeError
             The model is not trained.
+        TypeError
+            `variable_types` is a text.
         ValueError, KeyError
-            The bulk is logged, transposed, empty, tells too few types apart, or has bad samples; an option is unknown.
-            `bulk_adata` is then unchanged.
+            `variable_types` names all types or one that is not there, or is given with ``unknown=True`` or without the
+            regression. The bulk is logged, transposed, empty, tells too few types apart, or has bad samples; an option
+            is unknown. `bulk_adata` is then unchanged.
 
         Warns
         -----
@@ -488,6 +351,7 @@ class HPVADE(
             batch_key=batch_key,
             on_bad_sample=on_bad_sample,
             gene_factor=gene_factor,
+            variable_types=variable_types,
             map_genes=map_genes,
         )
 
@@ -585,58 +449,6 @@ class HPVADE(
             self.adata.varm[Keys.SIGNATURES] = writable(self.get_signature_matrix().set_axis(self.adata.var_names))
 
     _loaded = _write_signatures
-
-    def _simulation(self, given: dict) -> BulkSimulation:
-        defaults = {} if self.preset == "default" else {"noise": None, "prior": {"dirichlet": 1.0}}
-        try:
-            return BulkSimulation(**defaults | given)
-        except TypeError as error:
-            fields = list(BulkSimulation.__dataclass_fields__)
-            raise TypeError(f"simulation_kwargs={given}; expected some of {fields}.") from error
-
-    def _initialise(self, data: TrainingData, stream) -> None:
-        """Fill the module from the training cells."""
-        self._describe(data.signature)
-        self.module.gene_index.copy_(torch.as_tensor(data.gene_index))
-        bulk = torch.cat([batch["bulk"] for batch in stream])
-        self.module.initialise(data.some_cells(), bulk)
-
-    def _describe(self, signature: Signature, studies: Studies | None = None) -> None:
-        """Tell the module what cells say about the types."""
-        score = gene_scores(signature.mean_counts, np.asarray(self.get_var_names()))
-        tensors = (score, signature.mean_counts, signature.composition, self._size_ratio(signature.mean_counts))
-        self.module.set_reference(*map(torch.as_tensor, tensors))
-        if studies is not None:
-            ratios = np.stack([self._size_ratio(mean_counts) for mean_counts in studies.mean_counts])
-            self.module.set_studies(*map(torch.as_tensor, (studies.mean_counts, studies.measured, ratios)))
-
-    def _size_ratio(self, mean_counts: np.ndarray) -> np.ndarray:
-        """What turns the counts per cell of each type into its pooled size (types,), with mean one."""
-        umi = mean_counts.sum(axis=0)
-        ratio = cell_sizes(self.cell_types, umi, self.cell_size) / umi
-        return ratio / ratio.mean()
-
-    def _donors(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Donor of every row, told apart by study, and the study of every donor; None with one study."""
-        donors = self._codes(REGISTRY_KEYS.SAMPLE_KEY)
-        if not self.studies:
-            return donors, None
-        both, donors = np.unique(self._codes(_STUDY) * (donors.max() + 1) + donors, return_inverse=True)
-        return donors, both // (self._codes(REGISTRY_KEYS.SAMPLE_KEY).max() + 1)
-
-    def _registered_n_cells(self) -> np.ndarray | None:
-        """Cells in each row, where rows are sums of cells."""
-        if _N_CELLS not in self.registry["field_registries"]:
-            return None
-        return self.adata_manager.get_from_registry(_N_CELLS).ravel().astype(float)
-
-    def _without_networks(self, split: tuple[np.ndarray, np.ndarray, np.ndarray], device: torch.device) -> None:
-        """Count as trained on `split` without a step."""
-        self.train_indices, self.validation_indices, self.test_indices = split
-        self.history_ = self.history_ or {}
-        self.is_trained_ = True
-        self.to_device(device)
-        self.module.eval()
 
     def _make_data_loader(self, *args, **kwargs):
         """Minibatches of cells, which only the networks read."""

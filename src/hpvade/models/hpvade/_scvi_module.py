@@ -1,7 +1,10 @@
-"""The modules that scvi-tools trains: the default engine, and the literal `HP_VADE` behind the same interface.
+"""The module that scvi-tools trains, the default engine; `_literal_module` has the literal one on the same interface.
 
 `forward` is the cell stream, `bulk_losses` the stream of simulated bulk; `predict` gives fractions for bulk.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from scvi.distributions import NegativeBinomial
@@ -13,8 +16,7 @@ from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
 from ...nn._blocks import dead_unit_share, hidden_layers
 from ...nn._likelihood import nb_log_likelihood
 from ...nn._normalize import Standardizer, log1p_cp10k
-from ...solvers import RobustFit, marker_genes, robust
-from ._module import HP_VADE
+from ...solvers import RobustFit, marker_genes, robust, robust_variable
 
 # Adam moves a parameter by its learning rate whatever its gradient; a signature that follows at a tenth of the pace of
 # the networks stays what was measured in a short training (benchmarks/RESULTS.md, "Steps of training")
@@ -31,7 +33,7 @@ class DeconvolutionModule(BaseModuleClass):
     """
 
     # models saved by earlier versions lack them and keep what they start with
-    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform")
+    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform", "sorted_log_sd")
 
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, n_studies: int = 1):
         super().__init__()
@@ -44,6 +46,7 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
+        self.register_buffer("sorted_log_sd", torch.zeros(n_types))  # see `mark_sorted`; 0 for types measured in cells
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
         # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study; genes of
         # weight 0 are not known
@@ -226,7 +229,7 @@ class HPVADEModule(DeconvolutionModule):
         n_genes = x.shape[1]
         px = generative_outputs["px"]
         reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
-        kl = _kl_to_standard(inference_outputs["qz"])
+        kl = kl_to_standard(inference_outputs["qz"])
         # multinomial likelihood of the counts under the type's column, against the start's: its optimum is the mean
         change = log_softmax(self.log_S_ref + self.change(), 0) - log_softmax(self.log_S_ref, 0)
         # sums per type by a product: the gradient of indexing by label adds up in an order that threads decide
@@ -257,7 +260,7 @@ class HPVADEModule(DeconvolutionModule):
         prop = _kl(truth, logits)
         mixture = truth @ (self.log_S_ref + self.change()).exp().T
         recon = (self.bulk_weight * (log1p_cp10k(mixture) - log1p_cp10k(bulk)).square()).mean()
-        monitored = _monitor(truth, logits.detach())
+        monitored = monitor(truth, logits.detach())
         if not self.training:
             monitored["dead_units"] = torch.tensor(dead_unit_share(self.bulk_hidden, self.bulk_input(bulk)))
         loss = self.lambda_bulk * (prop + self.lambda_bulk_recon * recon)
@@ -289,13 +292,14 @@ class HPVADEModule(DeconvolutionModule):
         *,
         signature: Tensor | None = None,
         platform: Tensor | None = None,
+        variable: Sequence[int] = (),
         **options,
     ) -> tuple[Tensor, RobustFit]:
         """Robust regression on the learned signature, over the genes that the bulk has and that tell types apart.
 
         `bulk` (samples x all genes) as shares of the sample's total; `signature` (all genes x types) in place of the
-        model's; `platform` (2 x all genes), log factor and weight of the genes in place of the cohort's. Returns the
-        index of these genes and the fit.
+        model's; `platform` (2 x all genes), log factor and weight of the genes in place of the cohort's; `variable`:
+        types whose profiles differ from sample to sample (index). Returns the index of these genes and the fit.
         """
         signature = self.signature() if signature is None else signature
         signature = signature / signature.sum(dim=0)
@@ -303,7 +307,8 @@ class HPVADEModule(DeconvolutionModule):
         if platform is not None:
             known = torch.where(platform[1, genes] > 0, platform[:, genes], torch.nan)
             options |= {"gene_factor": known[0], "gene_weight": known[1]}
-        return genes, robust(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
+        solver = partial(robust_variable, variable=variable) if variable else robust
+        return genes, solver(bulk[:, genes], signature[genes], depth=depth, anchor=anchor, **options)
 
     def _markers(self, signature: Tensor, allowed: Tensor) -> Tensor:
         """Markers of the signature; the last answer is kept for the next call with the same."""
@@ -314,93 +319,6 @@ class HPVADEModule(DeconvolutionModule):
         return found[2]
 
 
-class LiteralModule(DeconvolutionModule):
-    """The specification as written: `HP_VADE` on log1p cp10k of the model's genes.
-
-    Parameters
-    ----------
-    n_vars, n_genes, n_types, n_batch, n_studies
-        See `DeconvolutionModule`.
-    n_hidden, n_latent, lambda_kl, lambda_proto, lambda_bulk, lambda_bulk_recon
-        Arguments of `HP_VADE`.
-    """
-
-    def __init__(
-        self,
-        n_vars: int,
-        n_genes: int,
-        n_types: int,
-        n_batch: int = 1,
-        n_studies: int = 1,
-        *,
-        n_latent: int,
-        **options,
-    ):
-        super().__init__(n_vars, n_genes, n_types, n_batch, n_studies)
-        self.literal = HP_VADE(n_genes, n_latent, n_types, **options)
-
-    def initialise(self, cells: Tensor, bulk: Tensor) -> None:
-        """Nothing to start from: the literal signature starts from Xavier noise."""
-
-    def signature(self) -> Tensor:
-        """S (all genes x types) in log1p cp10k units; NaN for genes that the model does not use."""
-        full = torch.full_like(self.mean_counts, torch.nan)
-        full[self.gene_index] = self.literal.signature().detach()
-        return full
-
-    @auto_move_data
-    def inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Tensor | Normal]:
-        """Posterior of the latent representation."""
-        x = x[:, self.gene_index]
-        mean, log_variance = self.literal.encode(log1p_cp10k(x))
-        qz = Normal(mean, torch.exp(0.5 * log_variance))
-        z = qz.sample((n_samples,)) if n_samples > 1 else self.literal.reparameterize(mean, log_variance)
-        return {"qz": qz, "z": z, "library": x.sum(dim=1, keepdim=True)}
-
-    @auto_move_data
-    def generative(self, z: Tensor, library: Tensor, batch_index: Tensor) -> dict[str, Normal]:
-        """Reconstruction in log1p cp10k."""
-        return {"px": Normal(self.literal.decode(z), 1.0)}
-
-    def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
-        """Loss of the cell stream; `reconstruction_loss` is the squared error per cell, summed over genes.
-
-        Scvi-tools' KL weight in `kwargs` has no effect: the literal loss has no warm-up.
-        """
-        x = log1p_cp10k(tensors["X"][:, self.gene_index])
-        qz, x_hat = inference_outputs["qz"], generative_outputs["px"].loc
-        terms = self.literal.cell_terms(x, tensors["labels"].long().flatten(), qz.loc, 2 * qz.scale.log(), x_hat)
-        return LossOutput(
-            loss=self.literal.weigh_cells(terms),
-            reconstruction_loss=(x_hat - x).square().sum(dim=-1),
-            kl_local=_kl_to_standard(qz),
-            extra_metrics={"proto": terms["sc/loss_proto"]},
-        )
-
-    def bulk_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the bulk stream, its parts and monitored values."""
-        bulk = log1p_cp10k(batch["bulk"])
-        terms = self.literal.bulk_terms(bulk, batch["proportions"])
-        monitored = _monitor(batch["proportions"], self.literal.deconv_net.logits(bulk).detach())
-        if not self.training:
-            monitored["dead_units"] = torch.tensor(dead_unit_share(self.literal.deconv_net.mlp, bulk))
-        parts = {"prop": terms["bulk/loss_prop"], "bulk_recon": terms["bulk/loss_recon"]}
-        return self.literal.weigh_bulk(terms), parts | monitored
-
-    def shared_terms(self, cells: LossOutput, bulk: dict[str, Tensor]) -> tuple[nn.Parameter, dict[str, Tensor]]:
-        """The parameter that both streams train, and the weighted terms that reach it."""
-        weights = self.literal.hparams
-        return self.literal.S, {
-            "proto": weights["lambda_proto"] * cells.extra_metrics["proto"],
-            "bulk_recon": weights["lambda_bulk"] * weights["lambda_bulk_recon"] * bulk["bulk_recon"],
-        }
-
-    @torch.inference_mode()
-    def predict(self, bulk: Tensor, present: Tensor) -> Tensor:
-        """Fractions of cells by the network; see `HPVADEModule.predict`. Genes that the bulk lacks enter as zero."""
-        return self.literal(log1p_cp10k(bulk[:, self.gene_index]))
-
-
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.device == b.device and torch.equal(a, b)
 
@@ -409,7 +327,7 @@ def _close(x: Tensor, dim: int = -1) -> Tensor:
     return x / x.sum(dim=dim, keepdim=True).clamp(min=1e-30)
 
 
-def _kl_to_standard(qz: Normal) -> Tensor:
+def kl_to_standard(qz: Normal) -> Tensor:
     """KL(q(z|x) || N(0, I)) per cell."""
     return kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=-1)
 
@@ -419,7 +337,7 @@ def _kl(truth: Tensor, logits: Tensor) -> Tensor:
     return cross_entropy(logits, truth) - torch.special.entr(truth).sum(dim=1).mean()
 
 
-def _monitor(truth: Tensor, logits: Tensor) -> dict[str, Tensor]:
+def monitor(truth: Tensor, logits: Tensor) -> dict[str, Tensor]:
     """RMSE of the fractions and the skill against predicting the batch's mean for every sample."""
     rmse = (softmax(logits, dim=1) - truth).square().mean().sqrt()
     constant = (truth - truth.mean(dim=0)).square().mean().sqrt()

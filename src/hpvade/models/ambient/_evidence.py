@@ -1,0 +1,83 @@
+"""Whether counts show ambient RNA at all, and how sure its share is; NumPy and SciPy only.
+
+Ambient RNA puts a floor under the expression of every gene: relative to the profile, no group of cells can lie below
+its share of all counts. Types that merely share all genes have no floor: some express a gene a little, some less.
+"""
+
+import numpy as np
+
+from ._likelihood import negative_binomial
+
+TOLERANCE = 0.2
+"""Relative deviation of ambient counts from what the profile expects, pair by pair."""
+MOST = 0.5
+"""Highest ambient share that is considered; types that share all they express would show more."""
+_QUANTILE = 0.15  # of the markers' expression over the groups, relative to the profile and without counting noise
+_NEAR = 2.5  # factor around the share within which expression belongs to the floor
+_LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
+_LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
+_HIGH, _SCATTER = 0.25, 0.15  # the same above this share, which types that share all genes often show
+_DRAWS, _STEPS = 40, 100
+_GRID = np.geomspace(3e-3, 30, 60)
+
+
+def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Ambient share of a batch with a 95 % interval, from the counts of marker genes; zeros without evidence.
+
+    Parameters
+    ----------
+    counts, base
+        Counts (groups x genes), and what they would be if the profile explained all counts of the group.
+    rng
+        Draws genes for the interval.
+
+    Returns
+    -------
+    Share, lower and upper bound. Without evidence the share and its lower bound are zero, and the upper bound is what
+    the lowest expression leaves open.
+    """
+    used = base > 1
+    if not used.any():
+        return 0.0, 0.0, MOST
+    log = negative_binomial(counts, _GRID[:, None, None] * np.maximum(base, 1e-9), TOLERANCE**-2)
+    likelihood = np.where(used, np.exp(log - log.max(axis=0)), 0)
+    share, leak = _floor(likelihood, used.sum(axis=0))
+    draws = rng.multinomial(used.shape[1], np.full(used.shape[1], 1 / used.shape[1]), size=_DRAWS)
+    drawn = [_floor(likelihood, used.sum(axis=0), weight)[0] for weight in draws]
+    lower, upper = np.quantile(np.minimum(drawn, MOST), [0.025, 0.975])
+    scatter = _scatter(counts, base)
+    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and scatter > _MUCH_SCATTER) or share <= 2 * _GRID[0]
+    too_high = max(share, upper) >= MOST or (share > _HIGH and scatter > _SCATTER)
+    if no_floor or too_high:
+        return 0.0, 0.0, float(min(max(upper, share), MOST))
+    return float(share), float(min(lower, share)), float(max(upper, share))
+
+
+def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
+    """Low quantile of expression without counting noise, and pairs below it per pair near it; genes have weights."""
+    weight = np.ones(len(n)) if weight is None else weight
+    weights, total = np.full(len(_GRID), 1 / len(_GRID)), max((weight * n).sum(), 1)
+    flat, each = likelihood.reshape(len(_GRID), -1), np.broadcast_to(weight, likelihood.shape[1:]).ravel()
+    chosen = (flat.max(axis=0) > 0) & (each > 0)
+    flat, each = flat[:, chosen], each[chosen]
+    for _ in range(_STEPS):
+        weights = weights * (flat @ (each / (weights @ flat))) / total
+    cumulated = np.cumsum(weights)
+    share = np.exp(np.interp(_QUANTILE, cumulated, np.log(_GRID)))
+    below, above = np.interp(np.log([share / _NEAR, share * _NEAR]), np.log(_GRID), cumulated)
+    return share, below / max(above - below, 1e-12)
+
+
+def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
+    """Relative deviation between the lower half of the groups, gene by gene, that counting noise does not explain.
+
+    Two standard errors below the estimate: few counts say nothing.
+    """
+    order = np.argsort((counts + 0.5) / (base + 0.5), axis=0)[: max(2, len(counts) // 2)]
+    x, b = np.take_along_axis(counts, order, axis=0), np.take_along_axis(base, order, axis=0)
+    share = b / np.maximum(b.sum(axis=0), 1e-12)
+    mean = x.sum(axis=0) * share
+    excess, scale = ((x - mean) ** 2 - mean * (1 - share)).sum(axis=0), (mean**2).sum(axis=0)
+    found = excess.sum() / max(scale.sum(), 1e-12)
+    error = np.sqrt(((excess - found * scale) ** 2).sum()) / max(scale.sum(), 1e-12)
+    return float(np.sqrt(max(found - 2 * error, 0)))
