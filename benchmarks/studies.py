@@ -153,8 +153,12 @@ def main() -> None:
     parts = studies(folder, classes)
     rows: dict[str, dict[str, str]] = {}
     intervals: dict[str, dict[str, str]] = {}
-    shippable = {name: parts[name] for name in ("pbmc3k", "hao cells", "hao sums")}
-    sets = {"all five": parts, "shipped three": shippable}
+    shipped = {name: parts[name] for name in ("pbmc3k", "hao sums")}
+    sets = {
+        "all five": parts,
+        "shipped two": shipped,
+        "shipped two and hao cells": shipped | {"hao cells": parts["hao cells"]},
+    }
     sets |= {f"without {name}": {k: v for k, v in parts.items() if k != name} for name in parts}
     for label, some in sets.items():
         model = model_of(some)
@@ -164,7 +168,7 @@ def main() -> None:
             answers = combined(found, model.cell_types)
             intervals.setdefault(label, {})[cohort] = coverage(model, bulk, entry, classes, **options)
             for name, table in answers.items():
-                if name == "mean" or label in ("all five", "shipped three"):
+                if name == "mean" or label in list(sets)[:3]:
                     rows.setdefault(f"{label}: {name}", {})[cohort] = score(table, bulk, entry, classes)
             if label == "all five":
                 copy = bulk.copy()

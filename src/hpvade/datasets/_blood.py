@@ -7,7 +7,7 @@ from ._real import _read
 
 
 def blood_reference() -> ad.AnnData:
-    """Blood from three studies, as sums of cells: 24 rows or so x the union of their genes.
+    """Blood from two studies, as sums of cells: 17 rows x the union of their genes.
 
     For :meth:`hpvade.HPVADE.setup_anndata` with ``study_key="study"``, ``sample_key="donor"`` and
     ``n_cells_key="n_cells"``.
@@ -18,8 +18,8 @@ def blood_reference() -> ad.AnnData:
     ``obs``
 
     - ``cell_type``: B, CD4 T, CD8 T, DC, Mono, NK, Plasma cells, Platelet
-    - ``study``: PBMC 3k, with T and NK cells relabelled by :func:`blood_anchor`; the anchor's own cells; and the
-      published sums of Hao et al. on all genes, which carry the anchor's counts per cell
+    - ``study``: PBMC 3k, with T and NK cells relabelled by :func:`blood_anchor`; and Hao, the published sums of Hao et
+      al. on all genes, which carry the anchor's counts per cell
     - ``donor`` and ``n_cells``, the cells in each row (nominal for the published sums).
 
     References
@@ -31,7 +31,7 @@ def blood_reference() -> ad.AnnData:
     --------
     >>> import hpvade as hp
     >>> sorted(hp.datasets.blood_reference().obs["study"].unique())
-    ['Hao cells', 'Hao sums', 'PBMC 3k']
+    ['Hao', 'PBMC 3k']
     """
     return _read("blood_reference.h5ad")
 
