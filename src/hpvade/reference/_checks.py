@@ -70,7 +70,7 @@ def check_reference(
     check_column(obs, "labels_key", labels_key)
     n_cells = None
     if n_cells_key is not None:
-        check_column(obs, "n_cells_key", n_cells_key)
+        check_column(obs, "n_cells_key", n_cells_key, numbers=True)
         n_cells = _check_n_cells(obs[n_cells_key], n_cells_key)
     _check_types(obs[labels_key], labels_key, n_cells)
     columns = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key}
@@ -138,14 +138,17 @@ def _check_own(adata: AnnData) -> None:
         )
 
 
-def check_column(obs: pd.DataFrame, argument: str, key: str) -> None:
-    """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it."""
+def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = False) -> None:
+    """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it.
+
+    Names must be of one kind; what is no number among `numbers` is for the caller to name.
+    """
     if key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
         raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
     names = obs[key].cat.categories if isinstance(obs[key].dtype, pd.CategoricalDtype) else obs[key].dropna()
     kinds = {isinstance(value, str) for value in names} if names.dtype == object else ()
-    if len(kinds) > 1:
+    if len(kinds) > 1 and not numbers:
         raise ValueError(
             f"adata.obs[{key!r}] holds text and numbers, which have no common order; expected one kind. Convert with "
             f"`adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
