@@ -65,6 +65,17 @@ class ConditionalVAEModule(BaseModuleClass):
         if model.n_responses_:
             self.net.allocate_responses(model.n_responses_)
 
+    def index_limits(self) -> dict[str, int | Tensor]:
+        """See :func:`hpvade.models._saving.load_tensors`."""
+        c, prior, responses = self.net.config, self.net.prior, self.net.responses
+        sizes = [c.n_cell_types, c.n_perturbations, c.n_experiments]
+        limits = dict(zip(("cell_type_ids", "perturbation_ids", "experiment_ids"), sizes, strict=True))
+        if prior is not None:
+            limits |= {"net.prior.row": len(prior.mean), "net.prior.combinations": torch.tensor([*sizes, 2**31])}
+        if responses is not None:
+            limits["net.responses.row"] = len(responses.log_ratio)
+        return limits
+
     @property
     def unknown(self) -> int:
         """Id of the cell type ``<UNK>``."""
