@@ -227,10 +227,15 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
             f"{len(wrong)} of the tensors saved in {path} do not fit the model, for example {'; '.join(wrong[:3])}. "
             "Load with the version of hpvade that saved them (`hpvade_version` in model.json)."
         )
-    for name, limit in getattr(module, "index_limits", dict)().items():
-        if ((tensors[name] < 0) | (tensors[name] >= limit)).any():
-            raise ValueError(f"{name!r} of the tensors saved in {path} points at what the model lacks. {_UNCHANGED}")
+    refuse_bad_indices(tensors, getattr(module, "index_limits", dict)(), path)
     module.load_state_dict(tensors)
+
+
+def refuse_bad_indices(tensors: dict[str, torch.Tensor], limits: dict, path) -> None:
+    """Raise ValueError for integers that are negative, or not below the limit of their tensor."""
+    for name, limit in limits.items():
+        if ((tensors[name] < 0) | (tensors[name] >= torch.as_tensor(limit).to(tensors[name].device))).any():
+            raise ValueError(f"{name!r} of the tensors saved in {path} points at what the model lacks. {_UNCHANGED}")
 
 
 def parse(path: Path) -> dict:

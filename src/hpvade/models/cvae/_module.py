@@ -67,14 +67,10 @@ class ConditionalVAEModule(BaseModuleClass):
 
     def index_limits(self) -> dict[str, int | Tensor]:
         """See :func:`hpvade.models._saving.load_tensors`."""
-        c, prior, responses = self.net.config, self.net.prior, self.net.responses
-        sizes = [c.n_cell_types, c.n_perturbations, c.n_experiments]
-        limits = dict(zip(("cell_type_ids", "perturbation_ids", "experiment_ids"), sizes, strict=True))
-        if prior is not None:
-            limits |= {"net.prior.row": len(prior.mean), "net.prior.combinations": torch.tensor([*sizes, 2**31])}
-        if responses is not None:
-            limits["net.responses.row"] = len(responses.log_ratio)
-        return limits
+        c, limits = self.net.config, self.net.index_limits()
+        sizes = {"cell_type_ids": c.n_cell_types, "perturbation_ids": c.n_perturbations}
+        sizes["experiment_ids"] = c.n_experiments
+        return sizes | {f"net.{name}": limit for name, limit in limits.items()}
 
     @property
     def unknown(self) -> int:
