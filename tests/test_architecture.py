@@ -27,6 +27,7 @@ HEIGHTS = {
     "_cli": 9,
 }
 DRAWS = {"pl", "_report"}
+WRITES = ("_report", "hpvade.io._atomic")  # a page appears whole or not at all, as every file
 
 TESTED_ELSEWHERE = {
     "solvers/_variable_problem.py": "the regression of solvers/test_variable.py",
@@ -109,6 +110,8 @@ def inside(source: str, target: str, name: str | None) -> str | None:
         return None if name == "__version__" else "import from the sub-package"
     if here in PURE and here != there:
         return f"{here} imports nothing of hpvade"
+    if (here, target) == WRITES:
+        return None
     if here in DRAWS and there not in {*DRAWS, "pp", "tl", "evaluation", "_figures", "_keys", "_text"}:
         return "pl draws tables, and so does report"
     if here != there and here.startswith("models.") and there.startswith("models."):

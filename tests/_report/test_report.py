@@ -3,6 +3,7 @@
 import re
 import warnings
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -138,6 +139,20 @@ def test_what_cannot_be_shown_is_refused(done, trained, tmp_path, options, error
 def test_the_name_of_the_page(done, trained, tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.html"):
         hp.report(done, trained.model, tmp_path / "r.pdf")
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_earlier_one(done, trained, tmp_path, monkeypatch):
+    page, write = written(done, trained, tmp_path), Path.write_text
+
+    def full(path, text, **options):
+        write(path, text[:100], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        written(done, trained, tmp_path, title="Another")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == page
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_samples_without_a_group_are_their_own(done, trained, tmp_path):

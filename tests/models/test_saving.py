@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import scvi
+import torch
 
 import hpvade as hp
 from hpvade._cli._io import complete
@@ -329,3 +330,27 @@ def test_random_bytes_are_noticed(saved):
         (saved / name).write_bytes(raw)
     assert found > 100
     assert hp.HPVADE.load(saved, adata=False, accelerator="cpu").is_trained_
+
+
+# ---------------------------------------------------------------- tensors that point at others
+
+COUNTED = r"n_obs_training|n_categories|\bkeys$|n_cells$|num_batches_tracked$"  # integers that point at nothing
+
+
+@pytest.mark.parametrize("value", [-1, 2**40])
+def test_indices_that_point_at_nothing_are_refused(pairs, tmp_path, value):
+    tried = 0
+    for number, (model, _) in enumerate(pairs.values()):
+        for name, tensor in model.module.state_dict().items():
+            if tensor.dtype != torch.int64 or re.search(COUNTED, name):
+                continue
+            kept, folder = tensor.clone(), tmp_path / f"{number}_{tried}"
+            tensor.flatten()[0] = value  # of the module itself
+            try:
+                model.save(folder)
+            finally:
+                tensor.copy_(kept)
+            with pytest.raises(ValueError, match=f"'{name}' of the tensors saved in {folder}"):
+                type(model).load(folder, adata=False, accelerator="cpu")
+            tried += 1
+    assert tried >= 6  # genes of HPVADE; ids and rows of ConditionalVAE

@@ -62,6 +62,11 @@ def models(families, tmp_path_factory):
         found["pair"] = pair
         symbols = hp.datasets.blood_anchor().var_names
         found["symbols"] = dict(zip(found["cells"].var_names, symbols, strict=False))
+        both = pair(cells())
+        hp.RegularizedMultimodalVI.setup_mudata(both, batch_key="tissue")
+        weighted = hp.RegularizedMultimodalVI(both, n_hidden=8, n_latent=3, latent_mode="weighted_mean")
+        weighted.train(1, **quiet)
+        found["weighted"] = weighted
         studies = cells()
         hp.HPVADE.setup_anndata(studies, "cell_type", study_key="tissue")
         found["studies"] = hp.HPVADE(studies, n_hidden=8, n_latent=3)

@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
-from property_inputs import TYPES, finite
+from property_inputs import TYPES, compare, contents, finite
 from scipy import sparse
 
 import hpvade as hp
@@ -78,6 +78,38 @@ def intervals(result, adata, options):
         assert (part >= -1e-9).all() and (part <= 1 + 1e-9).all()
 
 
+def variable_profiles(result, adata, options):
+    """A row per sample and type; counts per million, shares that the sample resolves, and fractions."""
+    names = options.get("variable_types", ["B"])
+    assert list(result.obs["sample"].astype(str)) == list(np.repeat(adata.obs_names.astype(str), len(names)))
+    assert (result.X >= 0).all() and (result.X <= 1e6 * (1 + 1e-5)).all()
+    for values in (result.layers["resolved"], result.obs["proportion"], result.obs["rna_proportion"]):
+        assert (np.asarray(values) >= -1e-6).all() and (np.asarray(values) <= 1 + 1e-6).all()
+
+
+def ambient(result, adata, options):
+    assert list(result.index) == list(adata.var_names)
+    shares(result.T, skipped=False)
+
+
+def moved(result, adata, options):
+    """Cells of the other contexts, in their order, as counts of the target."""
+    target = options.get("target", "condition_1")
+    others = adata.obs_names[(adata.obs["condition"].astype(str) != target).to_numpy()]
+    assert list(result.obs_names) == list(others) and list(result.var_names) == list(adata.var_names)
+    assert (result.obs["condition"].astype(str) == target).all()
+    assert (result.X.data >= 0).all() and (result.X.data == np.round(result.X.data)).all()
+
+
+def with_sorted(result, adata, options):
+    """A row more for the new type of every donor; the rows that were there as they were."""
+    assert list(result.obs_names[: adata.n_obs].astype(str)) == list(adata.obs_names.astype(str))
+    new = result.obs["sorted_profile"].to_numpy(dtype=bool)
+    donors = adata.obs[options["sample_key"]].astype(str).nunique() if options.get("sample_key") else 1
+    assert new.sum() == donors and (result.obs["cell_type"][new] == "sorted").all()
+    assert (result.X.data >= 0).all()
+
+
 def probabilities(result, adata, options):
     for table in result.values() if isinstance(result, dict) else [result]:
         rows(table, adata, options)
@@ -97,6 +129,11 @@ def each(check):
     return all_of
 
 
+def per_modality(result, adata, options):
+    """One row per cell, for one modality or each."""
+    each(cell_values)(result if isinstance(result, dict) else {"": result}, adata, options)
+
+
 READING = {
     "input_type": some(*["auto"] * 4, *["counts"] * 4, "cpm", "tpm", "log2", "log1p", "other"),
     "missing": some("mean", "mean", "zero", "zero", "error", "other"),
@@ -104,6 +141,7 @@ READING = {
 }
 BAD = {"on_bad_sample": some("raise", "skip")}
 BATCH = {"batch_key": some(*[None] * 4, *["lane"] * 3, "absent")}
+VARIABLE = {"variable_types": some(*[None] * 6, ["B"], ["B", "β ☃"], TYPES, [], ["absent"], "B")}
 KEYS = some("hpvade_proportions", "a/b", " ", "β", "proportions")
 
 # ---------------------------------------------------------------- bulk
@@ -193,7 +231,8 @@ BULK = {
             "gene_factor": some("cohort", "cohort", "stored"),
             "key_added": KEYS,
             "batch_size": some(None, 1, 3, 0),
-        },
+        }
+        | VARIABLE,
         ("hpvade", "a/b", " ", "β", "proportions", "_scvi"),
         composition,
     ),
@@ -205,13 +244,18 @@ BULK = {
     ),
     "HPVADE.get_proportion_intervals": Call(
         on_model("get_proportion_intervals", n_draws=20),
-        READING | BATCH | {"level": some(0.9, 0.5, 0.999, 0.0, 1.0), "fractions": some("cell", "rna")},
+        READING | BATCH | VARIABLE | {"level": some(0.9, 0.5, 0.999, 0.0, 1.0), "fractions": some("cell", "rna")},
         check=intervals,
     ),
     "HPVADE.get_cell_type_expression": Call(
         on_model("get_cell_type_expression"),
         READING | {"genes": some(None, ["gene_0001"], ["absent"], [])},
         nan=True,
+    ),
+    "HPVADE.get_variable_profiles": Call(
+        on_model("get_variable_profiles", variable_types=["B"]),
+        READING | {"variable_types": some(["B"], ["B"], ["T/NK", "β ☃"], TYPES, [], ["absent"], "B")},
+        check=variable_profiles,
     ),
     "HPVADE.get_detection_limits": Call(
         on_model("get_detection_limits", n_spikes=3, spikes=(0.01, 0.1)), READING, nan=True
@@ -302,6 +346,10 @@ ROW_METHODS = {
         "get_library_size": {},
         "get_latent_library_size": {},
     },
+    "multimodal": {
+        "get_modality_latents": {},
+        "get_latent_library_size": {"modality": some("rna", "atac", None, "absent")},
+    },
     "cvae": {
         "get_latent_representation": {"unseen": some("error", "unk")},
         "get_counterfactual_expression": {"perturbation": some("condition_0", "absent", None), "labels": some(*TYPES)},
@@ -319,7 +367,13 @@ ROW_METHODS = {
 }
 OTHER_METHODS = {
     "hpvade": ["get_elbo", "get_reconstruction_error"],
-    "ambient": ["get_elbo", "get_reconstruction_error", "get_clean_reference"],
+    "ambient": [
+        "get_elbo",
+        "get_reconstruction_error",
+        "get_clean_reference",
+        "get_per_dim_kl",
+        "get_per_feature_reconstruction_loss",
+    ],
     "multimodal": [
         "get_elbo",
         "get_reconstruction_error",
@@ -328,12 +382,25 @@ OTHER_METHODS = {
         "get_clean_reference",
         "get_latent_representation",
         "get_normalized_expression",
+        "get_likelihood_parameters",
+        "get_modality_attribution",
+        "get_per_dim_kl",
+        "get_per_feature_reconstruction_loss",
     ],
     "cvae": ["get_elbo", "get_reconstruction_error", "get_marginal_ll"],
     "cycleae": ["get_reconstruction_error", "get_head_logits", "get_head_influence", "predict_context"],
     "ivae": ["get_elbo", "get_reconstruction_error", "get_embeddings", "get_loadings"],
 }
-REFUSED = ["get_aggregated_posterior", "differential_abundance", "get_marginal_ll"]
+OF_ONE_MODALITY = ["get_library_size", "get_per_feature_reconstruction_loss"]
+REFUSED = [
+    "get_aggregated_posterior",
+    "differential_abundance",
+    "get_marginal_ll",
+    "ConditionalVAE.get_latent_library_size",
+    "ConditionalVAE.get_normalized_expression",
+    "CycleAE.get_normalized_expression",
+    "IVAE.get_latent_library_size",
+]
 CLASSES = {
     "hpvade": "HPVADE",
     "ambient": "AmbientRegularizedSCVI",
@@ -351,14 +418,35 @@ def load_with(family):
     return run
 
 
+def many(adata, n=16):
+    """All genes `n` times, under other names: as many as a function needs."""
+    return adata if adata.X is None or n == 1 else twice(many(adata, n // 2))
+
+
+def add_sorted(models, adata, **options):
+    """Cells taken as sums of five cells each, and a type more that is sorted."""
+    sums, known = many(adata), many(models["cells"])
+    sums = sums.copy()
+    sums.obs["n_cells"] = 5
+    profiles = known.to_df().groupby(known.obs["cell_type"], observed=True).mean().T
+    profiles["sorted"] = profiles["B"] * np.linspace(0.5, 2, len(profiles))
+    options = {"rna_content": {"sorted": 1.0, "B": 2.0}} | options
+    before = contents(sums)
+    try:
+        return hp.pp.add_sorted_profiles(sums, profiles, ["sorted"], labels_key="cell_type", **options)
+    finally:
+        compare(contents(sums), before, (), "pp.add_sorted_profiles")
+
+
 CELLS = {}
 for family, methods in ROW_METHODS.items():
     for name, options in methods.items():
         check = probabilities if name.startswith("predict") else cell_values
+        check = per_modality if family == "multimodal" else check
         CELLS[f"{CLASSES[family]}.{name}"] = Call(method(family, name), options, SCVI, check)
 for family, names in OTHER_METHODS.items():
     for name in names:
-        fixed = {"modality": "rna"} if name == "get_library_size" and family == "multimodal" else {}
+        fixed = {"modality": "rna"} if family == "multimodal" and name in OF_ONE_MODALITY else {}
         CELLS[f"{CLASSES[family]}.{name}"] = Call(method(family, name, **fixed), {}, SCVI)
 for family, name in CLASSES.items():
     CELLS[f"{name}.load"] = Call(load_with(family), {}, SCVI)
@@ -381,6 +469,12 @@ CELLS |= {
         {},
         SCVI,
         needs="no answer",
+    ),
+    "RegularizedMultimodalVI.get_modality_weights": Call(
+        method("weighted", "get_modality_weights"), {}, SCVI, lambda *a: (rows(*a), shares(a[0], skipped=False))
+    ),
+    "RegularizedMultimodalVI.posterior_predictive_sample": Call(
+        method("multimodal", "posterior_predictive_sample"), {}, SCVI, needs="no answer"
     ),
     "ConditionalVAE.augment_reference": Call(
         method("cvae", "augment_reference", seed=0, min_cells=5),
@@ -476,6 +570,32 @@ CELLS |= {
         ("transferred_labels",),
         nan=True,
     ),
+    "pp.add_sorted_profiles": Call(
+        add_sorted,
+        {
+            "sample_key": some(None, "tissue", "tissue", "absent"),
+            "study_key": some(None, None, "condition", "absent"),
+            "rna_content": some({"sorted": 1.0, "B": 2.0}, None, {"sorted": 1.0}, {"sorted": -1.0, "B": 1.0}),
+            "mapping": some(None, {"absent": "B"}, {"T/NK": "B"}),
+        },
+        check=with_sorted,
+    ),
+    "pp.ambient_profile": Call(
+        lambda models, adata, **o: hp.pp.ambient_profile(adata, **{"max_counts": 10**6} | o),
+        {
+            "max_counts": some(100, 1000, 0, 10**15),
+            "batch_key": some(None, "tissue", "cell_type", "absent"),
+            "layer": READING["layer"],
+        },
+        check=ambient,
+    ),
+    "pp.shift_context": Call(
+        lambda models, adata, **o: hp.pp.shift_context(
+            adata, "condition", labels_key="cell_type", **{"target": "condition_1"} | o
+        ),
+        {"target": some("condition_0", "condition_1", "absent", 1), "layer": READING["layer"]},
+        check=moved,
+    ),
     "pp.summarize": Call(
         lambda models, adata, **o: hp.pp.summarize(adata, "cell_type", **o),
         {"sample_key": some(None, "tissue", "absent"), "layer": READING["layer"]},
@@ -512,6 +632,13 @@ CELLS |= {
         nan=True,
     ),
 }
+ATTRIBUTION = (*SCVI, "X_", "rna_decoder_", "atac_decoder_", "log2_atac_vs_rna")  # what attributions are written to
+WRITTEN_TO_ONE = (  # methods of the multimodal model that write to an AnnData, of the cells of the model
+    "compute_latent_umap",
+    "store_attribution_results",
+    "compute_attribution_umap",
+    "plot_attribution_scatter",
+)
 SLOW_CELLS = {
     "AmbientRegularizedSCVI.compute_latent_umap": Call(
         method("ambient", "compute_latent_umap"), {}, (*SCVI, "X_umap", "X_")
@@ -520,7 +647,13 @@ SLOW_CELLS = {
         method("multimodal", "compute_latent_umap"), {}, (*SCVI, "X_umap", "X_")
     ),
     "RegularizedMultimodalVI.store_attribution_results": Call(
-        method("multimodal", "store_attribution_results"), {}, (*SCVI, "X_", "attribution", "modality"), nan=True
+        method("multimodal", "store_attribution_results"), {}, ATTRIBUTION, nan=True
+    ),
+    "RegularizedMultimodalVI.compute_attribution_umap": Call(
+        method("multimodal", "compute_attribution_umap"), {}, ATTRIBUTION, nan=True
+    ),
+    "RegularizedMultimodalVI.plot_modality_attribution": Call(
+        method("multimodal", "plot_modality_attribution"), {}, SCVI, needs="no answer"
     ),
     "RegularizedMultimodalVI.plot_attribution_scatter": Call(
         method("multimodal", "plot_attribution_scatter"), {}, SCVI, needs="no answer"

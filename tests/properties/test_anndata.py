@@ -1,14 +1,26 @@
 """Whatever AnnData comes in: a right answer, or a documented error with a remedy; and the data as they were."""
 
 import inspect
+import re
 import warnings
 import zlib
 
 import pytest
+from anndata import AnnData
 from hypothesis import assume, given, note, seed
 from hypothesis import strategies as st
 from property_inputs import LABELS, finite, judged, nasty, writable
-from property_table import BULK, CELLS, CLASSES, NO_DATA, OTHER_FUNCTIONS, REFUSED, SLOW_TABLE, TABLE
+from property_table import (
+    BULK,
+    CELLS,
+    CLASSES,
+    NO_DATA,
+    OTHER_FUNCTIONS,
+    REFUSED,
+    SLOW_TABLE,
+    TABLE,
+    WRITTEN_TO_ONE,
+)
 
 import hpvade as hp
 
@@ -22,7 +34,7 @@ def tried(name, call, base, models, folder, more=()):
         adata, faults = case
         note(f"{name}: {faults}, {options}")
         was_writable = writable(adata, folder)
-        if name in CELLS and name.startswith("RegularizedMultimodalVI") and not name.endswith("setup_anndata"):
+        if name.startswith("RegularizedMultimodalVI") and not name.endswith(("setup_anndata", *WRITTEN_TO_ONE)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 adata = models["pair"](adata)
@@ -55,19 +67,60 @@ def test_slow_functions(name, models, bulk, tmp_path):
     tried(name, SLOW_TABLE[name], bulk if is_bulk else models["cells"], models, tmp_path, () if is_bulk else LABELS)
 
 
+NO_CELLS = ("setup_anndata", "transfer_fields", "_manager", *REFUSED)
+MODEL_CELLS = [name for name in CELLS if name[0].isupper() and not name.endswith(NO_CELLS)]
+
+
+@pytest.mark.parametrize("name", MODEL_CELLS)
+def test_cells_of_the_other_kind_are_refused(name, models):
+    """A MuData where the model was set up with an AnnData, and the other way round."""
+    other = models["cells"].copy()
+    other = other if name.startswith("RegularizedMultimodalVI") else models["pair"](other)
+    with judged(other, (), name) as outcome:
+        CELLS[name].run(models, other)
+    assert isinstance(outcome["error"], TypeError)
+
+
 def takes_data(function) -> bool:
+    """Whether a function has a parameter for data of the user, perhaps among ``*args``."""
     parameters = inspect.signature(function).parameters.values()
-    return any("AnnData" in str(p.annotation) or p.name in ("adata", "bulk", "bulk_adata") for p in parameters)
+    return any(
+        p.kind is p.VAR_POSITIONAL
+        or re.search("AnnData|MuData", str(p.annotation))
+        or p.name in ("adata", "mdata", "bulk", "bulk_adata")
+        for p in parameters
+    )
+
+
+def without_entry(classes: dict[str, type]) -> set[str]:
+    """Public methods that take data, are in no entry, and have no reason to be in none."""
+    known = {name.split(" ")[0] for name in TABLE | SLOW_TABLE}
+    return {
+        f"{name}.{method}"
+        for name, kind in classes.items()
+        for method, value in inspect.getmembers(kind, callable)
+        if not method.startswith("_") and takes_data(value)
+        if not {method, f"{name}.{method}"} & {*known, *NO_DATA, *REFUSED}
+    }
 
 
 def test_every_public_function_is_in_the_table():
     known = {name.split(" ")[0] for name in TABLE | SLOW_TABLE}
     functions = {f"{room}.{name}" for room in ("pp", "tl") for name in getattr(hp, room).__all__}
+    functions |= {f"datasets.{name}" for name in hp.datasets.__all__ if takes_data(getattr(hp.datasets, name))}
+    functions |= {name for name in hp.__all__ if inspect.isfunction(getattr(hp, name))}
     assert functions - known - set(OTHER_FUNCTIONS) == set()
-    methods = {
-        f"{name}.{method}"
-        for name in CLASSES.values()
-        for method, value in inspect.getmembers(getattr(hp, name), callable)
-        if not method.startswith("_") and takes_data(value) and method not in (*NO_DATA, *REFUSED)
-    }
-    assert methods - known == set()
+    assert without_entry({name: getattr(hp, name) for name in CLASSES.values()}) == set()
+
+
+def test_a_new_method_that_takes_data_needs_an_entry():
+    class New(hp.HPVADE):
+        def by_annotation(self, cells: AnnData | None = None): ...
+
+        def by_name(self, mdata=None): ...
+
+        def passes_on(self, *args, **kwargs): ...
+
+        def takes_none(self, n_samples: int): ...
+
+    assert without_entry({"HPVADE": New}) == {"HPVADE.by_annotation", "HPVADE.by_name", "HPVADE.passes_on"}

@@ -26,15 +26,25 @@ MIX = {
     "hspe": solvers.hspe,
     "instaprism": solvers.instaprism,
     "robust": lambda y, s: solvers.robust(*as_shares(y, s)).rna_proportions,
+    "robust_variable": lambda y, s: solvers.robust_variable(*as_shares(y, s), [s.shape[1] - 1]).rna_proportions,
     "unknown_component": lambda y, s: solvers.unknown_component(*as_shares(y, s)).rna_proportions,
     "coordinate_descent": lambda y, s: close(solvers.coordinate_descent(s.T @ s, y @ s)),
 }
+
+
+def profiles_of_the_first(y, s):
+    y, s = as_shares(y, s)
+    return solvers.variable_profiles(y, s, solvers.robust_variable(y, s, [0]), 0)
+
+
 OTHER = {
+    "variable_profiles": profiles_of_the_first,
     "marker_genes": lambda y, s: solvers.marker_genes(s).double(),
     "platform_factor": lambda y, s: solvers.platform_factor(y, s, torch.full((len(y), s.shape[1]), 1 / s.shape[1])),
     "covariate_factor": lambda y, s: solvers.covariate_factor(y, s, torch.arange(len(s), dtype=s.dtype)[:, None]),
 }
 NOT_CALLED = {"PlatformFactor", "CovariateFactor", "RobustFit", "UnknownFit", "MIN_SAMPLES"}
+NOT_CALLED |= {"VariableFit", "VariableProfiles"}
 
 
 @st.composite
@@ -94,6 +104,10 @@ def test_others(name):
         found = attempt(OTHER[name], y, s, name)
         for value in vars(found).values() if hasattr(found, "__dict__") and not torch.is_tensor(found) else [found]:
             assert not torch.is_tensor(value) or not torch.isinf(value).any()
+        if name == "variable_profiles" and found is not None:
+            for value in vars(found).values():
+                assert value.shape == y.shape and not value.isnan().any()
+            assert (found.ratio >= 0).all() and (found.resolved >= 0).all() and (found.resolved <= 1).all()
 
     check()
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from .._figures._palette import categories
 from .._keys import Keys
+from ..io._atomic import install_file, partial
 from ..tl import compare_groups, diagnose
 from ._contents import contents
 
@@ -50,7 +51,7 @@ def report(
     model
         A trained :class:`hpvade.HPVADE` with the default preset.
     path
-        The file to write; its name ends in ``.html``.
+        The file to write, whole or not at all; its name ends in ``.html``.
     truth_key, mapping
         Measured proportions in ``bulk.obsm`` and how types add up to its columns, as in :func:`hpvade.tl.evaluate`.
     groupby
@@ -106,7 +107,9 @@ def report(
         checked=checked,
         title=title,
     )
-    path.write_text(_render(page), encoding="utf-8")
+    with partial(path) as new:
+        new.write_text(_render(page), encoding="utf-8")
+        install_file(new, path)
     return path
 
 

@@ -176,15 +176,18 @@ class BaseModel(BaseModelClass):
         """Also compare genes by name: scvi compares their number only, and gives wrong values for another order."""
         if adata is None:
             self._require_data()
-        elif not isinstance(adata, AnnData | MuData):
-            raise TypeError(
-                f"found a {type(adata).__qualname__}; expected cells in an AnnData (a MuData if trained so)."
-            )
+        elif not isinstance(adata, kind := self._data_kind()):
+            expected = "a MuData" if kind is MuData else "an AnnData"
+            raise TypeError(f"found a {type(adata).__qualname__}; expected cells in {expected}, as at setup.")
         elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         if isinstance(adata, AnnData) and adata.is_view and copy_if_view:
             adata = adata.copy()  # scvi-tools would turn the user's view into one
         return super()._validate_anndata(adata, copy_if_view)
+
+    def _data_kind(self) -> type:
+        """AnnData or MuData, whichever the model was set up with."""
+        return MuData if self.registry.get("setup_method_name") == "setup_mudata" else AnnData
 
     def get_from_registry(self, adata: AnnData | MuData, registry_key: str) -> np.ndarray:
         """Values of cells, those of the model or others, under the name that setup gave them; see scvi-tools."""

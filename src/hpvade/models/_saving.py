@@ -21,6 +21,7 @@ FORMAT, FORMAT_VERSION = "hpvade", 1
 JSON_FILE, TENSOR_FILE = "model.json", "model.safetensors"
 ADATA_FILE, MUDATA_FILE = "adata.h5ad", "mdata.h5mu"
 SETUP_METHODS = ("setup_anndata", "setup_mudata")
+_UNCHANGED = "Use an unchanged copy."
 _MAX_BYTES = 2**29  # a model of ten million cells has a tenth
 
 
@@ -202,11 +203,15 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
     """Copy saved tensors into a module; ValueError when names, shapes or dtypes do not fit.
 
     Buffers that a class names in ``new_buffers`` came after its first version: where absent, they stay as they are.
-    A class may have ``upgrade``, which turns tensors of earlier versions into today's.
+    A class may have ``upgrade``, which turns tensors of earlier versions into today's, and ``index_limits``: below what
+    the integers of a tensor must be that point at rows, or categories, of something else.
     """
     state = module.state_dict()
     if hasattr(module, "upgrade"):
-        tensors = module.upgrade(dict(tensors))
+        try:
+            tensors = module.upgrade(dict(tensors))
+        except (LookupError, RuntimeError) as error:
+            raise ValueError(f"{path} holds tensors of no version of the model ({error}). {_UNCHANGED}") from error
     tensors = {name: state[name] for name in getattr(module, "new_buffers", ())} | tensors
 
     def show(tensor) -> str:
@@ -222,7 +227,15 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
             f"{len(wrong)} of the tensors saved in {path} do not fit the model, for example {'; '.join(wrong[:3])}. "
             "Load with the version of hpvade that saved them (`hpvade_version` in model.json)."
         )
+    refuse_bad_indices(tensors, getattr(module, "index_limits", dict)(), path)
     module.load_state_dict(tensors)
+
+
+def refuse_bad_indices(tensors: dict[str, torch.Tensor], limits: dict, path) -> None:
+    """Raise ValueError for integers that are negative, or not below the limit of their tensor."""
+    for name, limit in limits.items():
+        if ((tensors[name] < 0) | (tensors[name] >= torch.as_tensor(limit).to(tensors[name].device))).any():
+            raise ValueError(f"{name!r} of the tensors saved in {path} points at what the model lacks. {_UNCHANGED}")
 
 
 def parse(path: Path) -> dict:

@@ -43,6 +43,17 @@ def test_cv_21_bad_files_are_named(net, tmp_path):
         load_trained_model(path)
 
 
+def test_rows_that_are_not_there_are_refused(tmp_path):
+    net = ConditionalVAENet(VAEConfig(input_dim=3, hidden_dims=[4], n_conditions=2, n_combinations=3, n_responses=1))
+    for name in ("prior.row", "prior.combinations", "responses.row"):
+        document = checkpoint(net, {}, ["a", "b", "c"], epoch=1, val_loss=0.0)
+        document["model_state_dict"] = {k: v.clone() for k, v in document["model_state_dict"].items()}
+        document["model_state_dict"][name].view(-1)[0] = 10_000
+        write_checkpoint(tmp_path / "m.pt", document)
+        with pytest.raises(ValueError, match=f"'{name}' of the tensors saved in {tmp_path / 'm.pt'}"):
+            load_trained_model(tmp_path / "m.pt")
+
+
 def test_code_in_a_file_is_not_executed(tmp_path):
     class Bad:
         def __reduce__(self):

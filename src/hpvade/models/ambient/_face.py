@@ -1,8 +1,6 @@
 """What both regularised models offer on AnnData: training, queries, and scvi's methods made reproducible."""
 
 import numpy as np
-from anndata import AnnData
-from mudata import MuData
 
 from ...train._splitter import split_cells, torch_rng
 from .._base import BaseModel, VAEMethods
@@ -33,7 +31,7 @@ class RegularizedFace(Readout, DetailMethods, VAEMethods, CellTraining, BaseMode
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
         """Also refuse categories that the model does not know, by name."""
-        is_new = isinstance(adata, AnnData | MuData) and adata is not self.adata
+        is_new = isinstance(adata, self._data_kind()) and adata is not self.adata
         if is_new and self.get_anndata_manager(adata) is None:
             refuse_unknown_categories(adata, self.registry, type(self).__name__)
         return super()._validate_anndata(adata, copy_if_view)

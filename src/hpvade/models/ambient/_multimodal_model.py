@@ -269,7 +269,9 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFac
             Without ``latent_mode="weighted_mean"``.
         """
         if self.module.latent_mode != "weighted_mean":
-            raise ValueError(f"latent_mode={self.module.latent_mode!r} has no weights; they belong to 'weighted_mean'.")
+            raise ValueError(
+                f"latent_mode={self.module.latent_mode!r} has no weights. Make a model with 'weighted_mean'."
+            )
         mdata = self._validate_anndata(mdata)
         rows = []
         for tensors in self._make_data_loader(mdata, None, batch_size):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ...train._checkpoint import unsealed, write_sealed
+from .._saving import refuse_bad_indices
 from ._network import ConditionalVAENet
 from ._vae_config import VAEConfig
 
@@ -97,6 +98,7 @@ def load_trained_model(path, device: str = "cpu"):
         config = VAEConfig(**document["config"])
         net = ConditionalVAENet(config)
         net.load_state_dict(document["model_state_dict"])
+        refuse_bad_indices(net.state_dict(), net.index_limits(), path)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} holds the weights of another class: {' '.join(str(error).split())[:300]}") from error
     return net.to(device).eval(), config, document["vocabularies"]

@@ -65,6 +65,13 @@ class ConditionalVAEModule(BaseModuleClass):
         if model.n_responses_:
             self.net.allocate_responses(model.n_responses_)
 
+    def index_limits(self) -> dict[str, int | Tensor]:
+        """See :func:`hpvade.models._saving.load_tensors`."""
+        c, limits = self.net.config, self.net.index_limits()
+        sizes = {"cell_type_ids": c.n_cell_types, "perturbation_ids": c.n_perturbations}
+        sizes["experiment_ids"] = c.n_experiments
+        return sizes | {f"net.{name}": limit for name, limit in limits.items()}
+
     @property
     def unknown(self) -> int:
         """Id of the cell type ``<UNK>``."""

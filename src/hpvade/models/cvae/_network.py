@@ -100,6 +100,16 @@ class ConditionalVAENet(nn.Module):
             "conditioning": self.get_conditioning(*ids),
         }
 
+    def index_limits(self) -> dict[str, int | Tensor]:
+        """See :func:`hpvade.models._saving.load_tensors`."""
+        c, limits = self.config, {}
+        if self.prior is not None:
+            sizes = [c.n_cell_types, c.n_perturbations, c.n_experiments, 2**31]
+            limits |= {"prior.row": len(self.prior.mean), "prior.combinations": torch.tensor(sizes)}
+        if self.responses is not None:
+            limits["responses.row"] = len(self.responses.log_ratio)
+        return limits
+
     def get_conditioning(self, cell_type_ids: Tensor, perturbation_ids: Tensor, experiment_ids: Tensor) -> Tensor:
         """Embeddings of cell type, perturbation and experiment side by side (B, 80)."""
         return torch.cat(

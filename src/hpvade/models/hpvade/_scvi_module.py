@@ -56,6 +56,10 @@ class DeconvolutionModule(BaseModuleClass):
             self.register_buffer("study_measured", torch.ones(n_studies, n_vars, dtype=torch.bool))
             self.register_buffer("study_size_ratio", torch.ones(n_studies, n_types))
 
+    def index_limits(self) -> dict[str, int]:
+        """See :func:`hpvade.models._saving.load_tensors`."""
+        return {"gene_index": len(self.gene_score)}
+
     @staticmethod
     def upgrade(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a model saved by an earlier version, under today's names."""
