@@ -14,9 +14,10 @@
 - expression: profiles of the types in mixtures of held-out donors, gene-wise correlation across samples.
 - speed: CPU seconds to train and deconvolve, and for the solver alone.
 
-Medians over seeds. `--only` keeps the rows of cross, intervals and unknown whose name contains a text. Donors that a
-model is judged on were not given to it. `--models` is the folder of trained models of accuracy.py. From these figures
-came the scale of intervals on other platforms (`_intervals.py`) and, with the real cohorts, the weight of the prior.
+Medians over seeds. `--only` keeps the rows of cross, intervals, unknown and speed whose name contains a text. Donors
+that a model is judged on were not given to it. `--models` is the folder of trained models of accuracy.py. From these
+figures came the scale of intervals on other platforms (`_intervals.py`) and, with the real cohorts, the weight of the
+prior.
 """
 
 import argparse
@@ -308,7 +309,9 @@ def expression(folder: Path, seeds: int) -> pd.DataFrame:
             counts.append(np.sum(parts, axis=0))
             profiles.append([part / max(part.sum(), 1) * 1e6 for part in parts])
         bulk = ad.AnnData(np.array(counts, dtype=np.float32), var=pd.DataFrame(index=adata.var_names))
-        found, truth = model.get_cell_type_expression(bulk), np.array(profiles)
+        found = model.get_cell_type_expression(bulk)
+        measured = adata.var_names.get_indexer(found.var_names)  # genes without a read in any sample are not measured
+        truth = np.array(profiles)[:, :, measured]
         estimated = found.layers["expression"].reshape(len(bulk), len(classes), -1)
         part = found.obs["rna_proportion"].to_numpy().reshape(len(bulk), -1)
         for k, name in enumerate(classes):
@@ -319,7 +322,7 @@ def expression(folder: Path, seeds: int) -> pd.DataFrame:
             expressed = true.mean(axis=0) > 50
             resolved = found.varm["is_resolved"][name].to_numpy() & expressed
             r = np.array([_r(true[:, g], guess[:, g]) for g in range(true.shape[1])])
-            flat = model.get_signature_matrix(normalize="cpm")[name].to_numpy()
+            flat = model.get_signature_matrix(normalize="cpm")[name].loc[found.var_names].to_numpy()
             records.append(
                 {
                     "type": name,
@@ -348,7 +351,7 @@ def _log_error(x: np.ndarray, y: np.ndarray) -> float:
 
 def speed(folder: Path, seeds: int) -> pd.DataFrame:
     records = []
-    for row in rows(folder):
+    for row in rows(folder, ONLY):
         start = time.process_time()
         model = train(row.adata, 0)
         model.deconvolve(row.bulk.copy(), input_type=row.input_type)

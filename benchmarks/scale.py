@@ -3,7 +3,7 @@
 python benchmarks/scale.py cells 10000 100000 1000000
 python benchmarks/scale.py samples 10000 100000
 python benchmarks/scale.py types 8 60 150
-python benchmarks/scale.py expression 500 2000
+python benchmarks/scale.py expression 500 2000 [--genes 300]
 python benchmarks/scale.py figure docs/_static/scale.svg
 
 `figure` draws the tables that RESULTS_scale.md holds.
@@ -148,7 +148,7 @@ def deconvolve(path: Path, model_path: Path, n_workers: int) -> dict[str, float]
     return {"seconds": seconds, "worker_gb": max(workers.values()), "client_gb": peak_memory()}
 
 
-def expression(path: Path, model_path: Path, to_store: int) -> dict[str, float]:
+def expression(path: Path, model_path: Path, to_store: int, n_genes: int) -> dict[str, float]:
     """Seconds and GB of `get_cell_type_expression`, to a store from a lazily read bulk, or in memory."""
     import anndata as ad
 
@@ -157,7 +157,8 @@ def expression(path: Path, model_path: Path, to_store: int) -> dict[str, float]:
     model = hp.HPVADE.load(str(model_path), accelerator="cpu", adata=False)
     bulk = ad.experimental.read_lazy(path) if to_store else ad.read_zarr(path)
     start, cpu = time.perf_counter(), time.process_time()
-    table = model.get_cell_type_expression(bulk, store=path.parent / "expression.zarr" if to_store else None)
+    store, genes = path.parent / "expression.zarr" if to_store else None, model.get_var_names()[:n_genes]
+    table = model.get_cell_type_expression(bulk, genes=genes, store=store)
     found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "gb": peak_memory()}
     return found | {"table_gb": 3 * 4 * table.n_obs * table.n_vars / 1e9}
 
@@ -234,7 +235,7 @@ def table_of_samples(numbers: list[int], n_workers: int = 2) -> None:
             print(f"| {n:,} | {size(path):.1f} | {n_workers} | {rate} | {memory} |", flush=True)
 
 
-def table_of_expression(numbers: list[int]) -> None:
+def table_of_expression(numbers: list[int], n_genes: int = N_GENES) -> None:
     """Table of expression by type: in memory for the first number, to a store for all."""
     print("| samples | to | table, GB | on disk, GB | seconds | CPU s | peak memory, GB |\n" + "|---" * 7 + "|")
     with trained_model() as (folder, model):
@@ -242,7 +243,7 @@ def table_of_expression(numbers: list[int]) -> None:
             path = folder / f"bulk{n}.zarr"
             if not path.exists():
                 write_bulk(path, model, n)
-            row = alone("_expression", path, folder / "model", to_store)
+            row = alone("_expression", path, folder / "model", to_store, n_genes)
             on_disk = f"{size(folder / 'expression.zarr'):.1f}" if to_store else "-"
             shutil.rmtree(folder / "expression.zarr", ignore_errors=True)
             times = f"{row['seconds']:.0f} | {row['cpu']:.0f} | {row['gb']:.2f}"
@@ -318,10 +319,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*tables, "figure"])
     parser.add_argument("n", nargs="+", help="numbers, or the file of the figure")
+    parser.add_argument("--genes", type=int, help="genes of the table of expression; all when left out")
     args = parser.parse_args()
     if args.what == "figure":
         return figure(*args.n)
-    tables[args.what]([int(n) for n in args.n])
+    tables[args.what]([int(n) for n in args.n], *([args.genes] if args.genes else []))
 
 
 if __name__ == "__main__":

@@ -86,3 +86,28 @@ def test_too_few_genes(n_genes):
     signature, bulk, _, _ = cohort(n_genes=n_genes)
     with pytest.raises(ValueError, match=r"found \d+, expected at least 20. Use more genes, or no unknown"):
         unknown_component(torch.from_numpy(bulk), torch.from_numpy(signature))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_donors_that_move_many_genes_are_not_taken_for_a_type(seed):
+    rng = np.random.default_rng(seed)
+    profiles = rng.lognormal(0, 1, (1500, 1)) * rng.lognormal(0, 1, (1500, 4))
+    missing = profiles.mean(axis=1)
+    missing[rng.choice(1500, 100, replace=False)] *= 20
+    profiles = np.column_stack([profiles, missing])
+    profiles /= profiles.sum(axis=0)
+    share = rng.uniform(0, 0.4, 40)
+    share[:4] = 0
+    fractions = np.column_stack([rng.dirichlet(np.full(4, 2.0), 40) * (1 - share)[:, None], share])
+    donor = np.outer(np.arange(40) % 2, rng.uniform(-0.9, 0.9, 1500))  # every gene, markers of known types, too
+    bulk = fractions @ profiles.T * np.exp(donor + 0.05 * rng.standard_normal((40, 1500)))
+    bulk = torch.from_numpy(bulk / bulk.sum(axis=1, keepdims=True))
+    fit = unknown_component(bulk, torch.from_numpy(profiles[:, :-1]))
+    assert np.corrcoef(fit.unknown, share)[0, 1] > 0.9
+
+
+def test_noise_is_no_unknown():
+    for seed in range(3):
+        signature, bulk, _, _ = cohort(seed, most=0.0, platform=0.5)
+        bulk, signature = torch.from_numpy(bulk), torch.from_numpy(signature)
+        assert not unknown_component(bulk, signature).unknown.any()

@@ -58,7 +58,8 @@ def unknown_component(
     :func:`robust` solves for the amounts with the profile :math:`\theta / \kappa` as one more column, drawn to none of
     it by a weak anchor. Genes that do not vary with the share by three standard errors beside the known types have no
     part in it, which makes small shares of an uncertain unknown too small rather than too large. The start is the first
-    singular vector of the genes whose residuals vary most, markers of known types aside.
+    singular vector of the genes whose residuals vary most, markers of known types aside; of its two directions the one
+    that leaves these genes the smaller error, or no unknown where neither leaves less than none.
 
     With a share of 0 the known types are as without an unknown; up to a share of 5 % they go over to the answer with
     it in proportion, so that a sample never jumps.
@@ -130,24 +131,17 @@ def unknown_component(
     start = known[few]
     free = allowed.clone()
     free[genes] = False  # a marker that varies says how wrong the signature is, not what is missing
-    share = _start(some, start @ signature.T, free, n_seed_genes)
-    # what the samples differ by may be more of the unknown in some, or less of it in the others
-    rounds = [
-        _learn(
-            some,
-            signature,
-            start,
-            one,
-            allowed,
-            depth[few],
-            n_iterations,
-            factor_weight,
-            profile_penalty,
-            anchor_weight,
-        )
+    share, seed_genes = _start(some, start @ signature.T, free, n_seed_genes)
+    weights = factor_weight, profile_penalty
+    # What the samples differ by may be more of the unknown in some, less of it in the others, or noise: then no unknown
+    # fits best. The genes that say what they differ by decide: donors and batches, which move many genes a little,
+    # outweigh a type over all genes.
+    nothing = torch.nn.functional.pad(start, (0, 1)), torch.zeros_like(some[0]), torch.zeros_like(some[0])
+    found = [nothing] + [
+        _learn(some, signature, start, one, allowed, depth[few], n_iterations, weights, anchor_weight)
         for one in (share, share.amax() - share)
     ]
-    rna, theta, profile, _ = min(rounds, key=lambda found: float(found[-1]))
+    rna, theta, profile = min(found, key=lambda one: _error(some, signature, *one[:2], weights, seed_genes))
     if not theta.any():  # nothing varies that the known types leave
         rna = torch.nn.functional.pad(known, (0, 1))
     elif len(few) < n:
@@ -166,30 +160,35 @@ def _learn(
     allowed: Tensor,
     depth: Tensor,
     n_iterations: int,
-    factor_weight: float,
-    penalty: float,
+    weights: tuple[float, float],
     anchor_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fractions of RNA with the unknown's last, its theta and profile, and the squared relative error they leave."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fractions of RNA with the unknown's last, its theta and profile."""
     amounts, theta = start * (1 - share[:, None]), torch.zeros(bulk.shape[1], device=bulk.device)
     rna = torch.nn.functional.pad(start, (0, 1))
     for _ in range(n_iterations):
-        kappa, theta = _profile(bulk, amounts @ signature.T, share, theta, factor_weight, penalty)
+        kappa, theta = _profile(bulk, amounts @ signature.T, share, theta, *weights)
         profile = theta / kappa
         profile = profile / profile.sum().clamp(min=1e-30)
         if not theta.any():
             break
         rna = _solve(bulk, signature, profile, allowed, depth, amounts, anchor_weight)
         amounts, share = rna[:, :-1], rna[:, -1]
-    fitted = amounts @ signature.T
+    return rna, theta, profile
+
+
+def _error(
+    bulk: Tensor, signature: Tensor, rna: Tensor, theta: Tensor, weights: tuple[float, float], genes: Tensor
+) -> float:
+    """Squared relative error that a solution leaves in `genes`, with the factor and profile that go best with it."""
+    bulk, fitted, share = bulk[:, genes], rna[:, :-1] @ signature[genes].T, rna[:, -1]
+    kappa, theta = _profile(bulk, fitted, share, theta[genes], *weights)
     weight = 1 / (0.5 * (fitted + bulk) + _FLOOR).square()
-    kappa, theta = _profile(bulk, fitted, share, theta, factor_weight, penalty)
-    error = (weight * (bulk - kappa * fitted - theta * share[:, None]).square()).sum()
-    return rna, theta, profile, error
+    return float((weight * (bulk - kappa * fitted - theta * share[:, None]).square()).sum())
 
 
-def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> Tensor:
-    """First guess of the unknown share: what the genes whose residuals vary most have in common."""
+def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> tuple[Tensor, Tensor]:
+    """First guess of the unknown share: what the genes whose residuals vary most have in common; and these genes."""
     expressed = allowed & (bulk.amax(dim=0) > _FLOOR)
     if (found := int(expressed.sum())) < _MIN_GENES:
         raise ValueError(
@@ -205,7 +204,7 @@ def _start(bulk: Tensor, fitted: Tensor, allowed: Tensor, n_genes: int) -> Tenso
     vector = torch.linalg.svd(excess, full_matrices=False)[0][:, 0]
     vector = vector * torch.sign(vector.sum())
     vector = (vector - vector.min()).clamp(min=0)
-    return 0.3 * vector / vector.max().clamp(min=1e-12)
+    return 0.3 * vector / vector.max().clamp(min=1e-12), varied
 
 
 def _profile(
