@@ -5,9 +5,9 @@
 `rare`: PBMC 3k with repaired labels, 10 cells of one type left and at most 100 of the others. `context`: the stimulated
 cells of Kang as reference, moved to the control condition. `ambient`: PBMC 3k with planted ambient RNA, and Kang's
 controls, cleaned. Bulk: Hoek, Finotello and Newman with measured truth; proportions by the regression alone
-(`hp.tl.solve`, for several studies `HPVADE.train(max_epochs=0)`, which is the same regression). RMSE over types, medians
-over seeds, beside NNLS and the constant predictor that knows the mean of the truth. All rows of a case have the same
-genes.
+(`hp.tl.solve`, for several studies `HPVADE.train(max_epochs=0)`, which is the same regression). RMSE over types,
+medians over seeds, beside NNLS and the constant predictor that knows the mean of the truth. All rows of a case have the
+same genes.
 """
 
 import functools
@@ -26,7 +26,7 @@ from studies import mapping_of
 
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
-from hpvade.reference._shift import among, moments, rewritten, shrink_to, similarity_weights
+from hpvade.reference._shift import among, moments, rewritten, shrink_to, similarity_weights, whole
 
 COHORTS = ("hoek", "finotello", "newman_full")
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -36,19 +36,11 @@ GENES, PER_TYPE, RARE, FILLED = 2000, 100, 10, 100
 @functools.cache
 def cohorts(folder: Path) -> dict:
     config = json.loads((folder / "cohorts.json").read_text())
-    return {
-        name: (
-            ad.read_h5ad(folder / f"{config['cohorts'][name]['bulk']}.h5ad"),
-            config["cohorts"][name],
-            config["classes"],
-        )
-        for name in COHORTS
-    }
+    entries = {name: config["cohorts"][name] for name in COHORTS}
+    return {k: (ad.read_h5ad(folder / f"{of['bulk']}.h5ad"), of, config["classes"]) for k, of in entries.items()}
 
 
-def scores(
-    folder: Path, name: str, adata: ad.AnnData, study_key: str | None = None, of: str | None = None
-) -> list[dict]:
+def scores(folder: Path, name: str, adata: ad.AnnData, study_key: str | None = None, of: str = "") -> list[dict]:
     """RMSE on every cohort; with `of`, also that of one type."""
     rows = []
     for cohort, (bulk, entry, classes) in cohorts(folder).items():
@@ -68,9 +60,8 @@ def scores(
             mapping = mapping_of(table.columns, entry, classes)
             predicted, truth = hp.tl.compare(table, bulk.obsm[entry["truth_key"]], mapping)
             row[column] = metrics.rmse(predicted.to_numpy(), truth.to_numpy())
-            if of is not None and of.removesuffix(" T") in {name.removesuffix(" T") for name in truth.columns}:
-                own = next(name for name in truth.columns if name.removesuffix(" T") == of.removesuffix(" T"))
-                row[f"{column} of the type"] = metrics.rmse(predicted[[own]].to_numpy(), truth[[own]].to_numpy())
+            if own := [name for name in truth.columns if name.removesuffix(" T") == of.removesuffix(" T")]:
+                row[f"{column} of the type"] = metrics.rmse(predicted[own].to_numpy(), truth[own].to_numpy())
         truth = truth.to_numpy()
         row["constant"] = metrics.rmse(np.broadcast_to(truth.mean(axis=0), truth.shape), truth)
         rows.append(row)
@@ -118,12 +109,12 @@ def shrunk(adata: ad.AnnData, rare: str, prior: str, seed: int, limited: bool = 
 
 
 def rare(folder: Path, kind: str, seed: int) -> list[dict]:
-    adata, rng, chosen = blood(folder), np.random.default_rng(seed), []
+    adata, rng = blood(folder), np.random.default_rng(seed)
     of = adata.obs["cell_type"].to_numpy()
-    for name in np.unique(of):
-        cells = np.flatnonzero(of == name)
-        chosen.append(rng.permutation(cells)[: RARE if name == kind else PER_TYPE])
-    thin = adata[np.concatenate(chosen)].copy()
+    chosen = {name: rng.permutation(np.flatnonzero(of == name))[:PER_TYPE] for name in np.unique(of)}
+    full = adata[np.concatenate(list(chosen.values()))].copy()
+    chosen[kind] = chosen[kind][:RARE]
+    thin = adata[np.concatenate(list(chosen.values()))].copy()
     for column in thin.obs:
         thin.obs[column] = thin.obs[column].astype("category")
     scvi.settings.seed = seed
@@ -136,17 +127,7 @@ def rare(folder: Path, kind: str, seed: int) -> list[dict]:
     anchor.obs = anchor.obs[["cell_type"]].assign(donor="hao")
     both = ad.concat({"pbmc3k": thin, "hao": anchor}, join="outer", fill_value=0, label="study", index_unique="-")
     references = {
-        "all its cells": (
-            adata[
-                np.concatenate(
-                    [
-                        *(c for c, n in zip(chosen, np.unique(of)) if n != kind),
-                        rng.permutation(np.flatnonzero(of == kind))[:PER_TYPE],
-                    ]
-                )
-            ].copy(),
-            None,
-        ),
+        "all its cells": (full, None),
         "as it is": (thin, None),
         "augment_reference": (cvae.augment_reference(min_cells=FILLED, seed=seed), None),
         "shrunk to a mixture": (shrunk(thin, kind, "mixture", seed), None),
@@ -168,15 +149,101 @@ def against(first: str):
         found = groups.median(numeric_only=True).drop(columns="seed")
         found["worst change"] = groups["change"].max()
         over = rows.groupby("reference", sort=False)["change"]
-        whole = pd.DataFrame({"change": over.median(), "worst change": over.max()})
-        whole.index = pd.MultiIndex.from_product([["all"], ["all"], whole.index], names=found.index.names)
+        every = pd.DataFrame({"change": over.median(), "worst change": over.max()})
+        every.index = pd.MultiIndex.from_product([["all"], ["all"], every.index], names=found.index.names)
         found["seeds"] = groups["seed"].nunique()
-        return pd.concat([found, whole])
+        return pd.concat([found, every])
 
     return table
 
 
-PARTS = {"rare": Part(["NK", "B", "CD8 T"], rare, against("as it is"))}
+# ------------------------------------------------------------------------------------------ another context, ambient
+
+
+def as_reference(adata: ad.AnnData) -> ad.AnnData:
+    """Types with five cells or more, as text."""
+    of = adata.obs["cell_type"].astype(str)
+    kept = adata[of.isin(of.value_counts()[lambda n: n >= 5].index).to_numpy()].copy()
+    kept.obs["cell_type"] = kept.obs["cell_type"].astype(str)
+    kept.obs["donor"] = kept.obs["donor"].astype(str) if "donor" in kept.obs else "one"
+    return kept
+
+
+def context(folder: Path, case: str, seed: int) -> list[dict]:
+    """Stimulated cells as reference for bulk that is not; half of the control cells, or ten of a type, are known."""
+    adata = ad.read_h5ad(folder / "kang_ctrl_stim.h5ad")
+    adata.obs["cell_type"] = adata.obs["cell_type_coarse"].astype(str)
+    adata.obs = adata.obs[["cell_type", "condition"]].astype(str)
+    adata = variable_genes(adata, GENES)
+    rng, control = np.random.default_rng(seed), (adata.obs["condition"] == "ctrl").to_numpy()
+    keep = ~control
+    for kind in adata.obs["cell_type"].unique():
+        cells = rng.permutation(np.flatnonzero(control & (adata.obs["cell_type"] == kind).to_numpy()))
+        keep[cells[: 10 if case == CONTEXTS[0] else len(cells) // 2]] = True
+    known = adata[keep].copy()
+    cells = known.obs.groupby("cell_type")["condition"].value_counts().unstack(fill_value=0).min(axis=1)
+    known = as_reference(known[known.obs["cell_type"].isin(cells.index[cells >= 5]).to_numpy()])
+    stimulated = known[known.obs["condition"] == "stim"].copy()
+    scvi.settings.seed = seed
+    fitted = known.copy()
+    hp.CycleAE.setup_anndata(fitted, ["condition", "cell_type"])
+    cycle = hp.CycleAE(fitted)
+    cycle.train(**QUIET)
+    references = {
+        "as it is": stimulated,
+        "CycleAE.translate_reference": cycle.translate_reference(stimulated, to={"condition": "ctrl"}, seed=seed),
+        "pp.shift_context": hp.pp.shift_context(known, "condition", "ctrl", "cell_type", seed=seed),
+        "the control cells alone": known[known.obs["condition"] == "ctrl"].copy(),
+    }
+    return [row for name, cells in references.items() for row in scores(folder, name, as_reference(cells))]
+
+
+def subtracted(observed: ad.AnnData, seed: int) -> ad.AnnData:
+    """Subtract the given profile of each batch from its types, as much as leaves one gene in twenty below zero."""
+    X, clean = observed.X.toarray(), np.zeros(observed.shape)
+    of = observed.obs["cell_type"].astype(str).to_numpy()
+    for batch, profile in observed.varm["ambient_profile"].items():
+        groups = [(observed.obs["batch"] == batch).to_numpy() & (of == kind) for kind in np.unique(of)]
+        sums = np.array([X[cells].sum(axis=0) for cells in groups])
+        expected = sums.sum(axis=1, keepdims=True) * profile.to_numpy()
+        level = np.quantile((sums / np.maximum(expected, 1e-9))[expected > 5], 0.05).clip(max=1)
+        for cells, total, soup in zip(groups, sums, expected, strict=True):
+            clean[cells] = X[cells] * ((total - level * soup).clip(min=0) / np.maximum(total, 1))
+    result = observed.copy()
+    result.X = whole(clean, np.random.default_rng(seed))
+    return result
+
+
+def ambient(folder: Path, case: str, seed: int) -> list[dict]:
+    """Cells with planted ambient RNA (5, 15 and 30 %), and Kang's controls, in which none was planted."""
+    if case == CLEANED[0]:
+        cells = blood(folder, 1000)
+        cells = cells[np.random.default_rng(seed).permutation(cells.n_obs)[:1000]].copy()
+        observed = hp.datasets.plant_ambient(cells, seed=seed)
+        native = observed.copy()
+        native.X = native.layers["native"].copy()
+        references = {"without planted RNA": native, "as it is": observed}
+        references["given profile subtracted"] = subtracted(observed, seed)
+    else:
+        observed = ad.read_h5ad(folder / "kang_ctrl_stim.h5ad")
+        observed = variable_genes(observed[observed.obs["condition"] == "ctrl"].copy(), 1000)
+        observed.obs["cell_type"], observed.obs["batch"] = observed.obs["cell_type_coarse"].astype(str), "one"
+        references = {"as it is": observed}
+    scvi.settings.seed = seed
+    fitted = observed.copy()
+    hp.AmbientRegularizedSCVI.setup_anndata(fitted, batch_key="batch")
+    model = hp.AmbientRegularizedSCVI(fitted, n_hidden=128, n_latent=32)
+    model.train(60, train_size=1.0, **QUIET)
+    references["get_clean_reference"] = model.get_clean_reference(labels_key="cell_type")
+    return [row for name, cells in references.items() for row in scores(folder, name, as_reference(cells))]
+
+
+CONTEXTS, CLEANED = ["ten control cells per type", "half of the control cells"], ["PBMC 3k, planted", "Kang control"]
+PARTS = {
+    "rare": Part(["NK", "B", "CD8 T"], rare, against("as it is")),
+    "context": Part(CONTEXTS, context, against("as it is")),
+    "ambient": Part(CLEANED, ambient, against("as it is")),
+}
 
 if __name__ == "__main__":
     run(__doc__, PARTS)
