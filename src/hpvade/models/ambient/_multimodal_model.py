@@ -323,8 +323,8 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFac
     def differential_expression(self, *args, **kwargs):
         """Refused: scvi-tools' test of two groups knows one modality only."""
         raise NotImplementedError(
-            "differential expression of several modalities is not offered. Train `hpvade.AmbientRegularizedSCVI` on one "
-            "of them, such as mdata['rna'], and use its `differential_expression`; or compare "
+            "differential expression of several modalities is not offered. Train `hpvade.AmbientRegularizedSCVI` on "
+            "one of them, such as mdata['rna'], and use its `differential_expression`; or compare "
             "`get_normalized_expression(modality='rna')` between the groups."
         )
 
