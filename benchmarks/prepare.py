@@ -1,10 +1,10 @@
 """Does preparing the reference help on real bulk? As it is, prepared by a model family, and by the simple thing.
 
-    python benchmarks/prepare.py DATA_FOLDER [--only rare context ambient] [--seeds 0 1 2] [--records FILE]
+    python benchmarks/prepare.py DATA_FOLDER [--only rare augment context ambient] [--seeds 0 1 2] [--records FILE]
 
-`rare`: PBMC 3k with repaired labels, 10 cells of one type left and at most 100 of the others. `context`: the stimulated
-cells of Kang as reference, moved to the control condition. `ambient`: PBMC 3k with planted ambient RNA, and Kang's
-controls, cleaned. Bulk: Hoek, Finotello and Newman with measured truth; proportions by the regression alone
+`rare`, `augment`: PBMC 3k with repaired labels, 10 cells of one type left and at most 100 of the others. `context`: the
+stimulated cells of Kang as reference, moved to the control condition. `ambient`: PBMC 3k with planted ambient RNA, and
+Kang's controls, cleaned. Bulk: Hoek, Finotello and Newman with measured truth; proportions by the regression alone
 (`hp.tl.solve`, for several studies `HPVADE.train(max_epochs=0)`, which is the same regression). RMSE over types,
 medians over seeds, beside NNLS and the constant predictor that knows the mean of the truth. All rows of a case have the
 same genes.
@@ -79,7 +79,7 @@ def blood(folder: Path, genes: int = GENES) -> ad.AnnData:
     return adata
 
 
-def shrunk(adata: ad.AnnData, rare: str, prior: str, seed: int, limited: bool = True) -> ad.AnnData:
+def shrunk(adata: ad.AnnData, rare: str, prior: str, seed: int) -> ad.AnnData:
     """Fill the rare type with copies of its cells, moved so that their mean is the shrunk profile."""
     rng = np.random.default_rng(seed)
     types = sorted(set(adata.obs["cell_type"]))
@@ -94,48 +94,53 @@ def shrunk(adata: ad.AnnData, rare: str, prior: str, seed: int, limited: bool = 
         weights = similarity_weights(found.log, 16.0)
         center = among(weights, found.n_cells > RARE)[k] @ found.log
     values, noise = found.log[[k]], found.log_variance[[k]]
-    target = shrink_to(values, noise, center[None])
-    if not limited:
-        spread = np.maximum(((values - center) ** 2 - noise).mean(), 1e-6)
-        target = values + noise / (noise + spread) * (center - values)
+    target = values if prior == "itself" else shrink_to(values, noise, center[None])
     own = np.flatnonzero(kind == k)
     copies = np.resize(own, FILLED)
     x = adata.X[copies].toarray()
-    base = np.broadcast_to(values, x.shape)
-    moved = rewritten(x, base, np.broadcast_to(target - values, x.shape), rng)
+    base, change = (np.broadcast_to(of, x.shape) for of in (values, target - values))
+    moved = whole(x, rng) if prior == "itself" else rewritten(x, base, change, rng)
     new = ad.AnnData(moved, obs=adata.obs.iloc[copies].copy(), var=adata.var)
     new.obs_names = [f"new{i}" for i in range(FILLED)]
     return ad.concat({"a": adata[kind != k], "b": new}, index_unique="-")
 
 
-def rare(folder: Path, kind: str, seed: int) -> list[dict]:
+def thinned(folder: Path, kind: str, seed: int) -> tuple[ad.AnnData, ad.AnnData]:
+    """Cells before and after all but ten of one type are taken away."""
     adata, rng = blood(folder), np.random.default_rng(seed)
     of = adata.obs["cell_type"].to_numpy()
     chosen = {name: rng.permutation(np.flatnonzero(of == name))[:PER_TYPE] for name in np.unique(of)}
     full = adata[np.concatenate(list(chosen.values()))].copy()
     chosen[kind] = chosen[kind][:RARE]
-    thin = adata[np.concatenate(list(chosen.values()))].copy()
-    for column in thin.obs:
-        thin.obs[column] = thin.obs[column].astype("category")
-    scvi.settings.seed = seed
-    fitted = thin.copy()
-    hp.ConditionalVAE.setup_anndata(fitted, "cell_type")
-    cvae = hp.ConditionalVAE(fitted)
-    cvae.train(**QUIET)
+    return full, adata[np.concatenate(list(chosen.values()))].copy()
+
+
+def rare(folder: Path, kind: str, seed: int) -> list[dict]:
+    full, thin = thinned(folder, kind, seed)
     anchor = hp.datasets.blood_anchor()
     anchor = anchor[:, anchor.var_names.isin(thin.var_names)].copy()
     anchor.obs = anchor.obs[["cell_type"]].assign(donor="hao")
     both = ad.concat({"pbmc3k": thin, "hao": anchor}, join="outer", fill_value=0, label="study", index_unique="-")
     references = {
-        "all its cells": (full, None),
         "as it is": (thin, None),
-        "augment_reference": (cvae.augment_reference(min_cells=FILLED, seed=seed), None),
+        "copies of its cells": (shrunk(thin, kind, "itself", seed), None),
         "shrunk to a mixture": (shrunk(thin, kind, "mixture", seed), None),
-        "shrunk to a mixture, no limit": (shrunk(thin, kind, "mixture", seed, limited=False), None),
         "shrunk to similar types": (shrunk(thin, kind, "similar", seed), None),
         "another study beside it (study_key)": (both, "study"),
+        "all its cells": (full, None),
     }
     return [row for name, (cells, key) in references.items() for row in scores(folder, name, cells, key, kind)]
+
+
+def augment(folder: Path, kind: str, seed: int) -> list[dict]:
+    thin = thinned(folder, kind, seed)[1]
+    scvi.settings.seed = seed
+    fitted = thin.copy()
+    hp.ConditionalVAE.setup_anndata(fitted, "cell_type")
+    cvae = hp.ConditionalVAE(fitted)
+    cvae.train(**QUIET)
+    references = {"as it is": thin, "augment_reference": cvae.augment_reference(min_cells=FILLED, seed=seed)}
+    return [row for name, cells in references.items() for row in scores(folder, name, cells, of=kind)]
 
 
 def against(first: str):
@@ -239,8 +244,10 @@ def ambient(folder: Path, case: str, seed: int) -> list[dict]:
 
 
 CONTEXTS, CLEANED = ["ten control cells per type", "half of the control cells"], ["PBMC 3k, planted", "Kang control"]
+RARE_TYPES = ["NK", "B", "CD8 T"]
 PARTS = {
-    "rare": Part(["NK", "B", "CD8 T"], rare, against("as it is")),
+    "rare": Part(RARE_TYPES, rare, against("as it is")),
+    "augment": Part(RARE_TYPES, augment, against("as it is")),
     "context": Part(CONTEXTS, context, against("as it is")),
     "ambient": Part(CLEANED, ambient, against("as it is")),
 }
