@@ -60,7 +60,10 @@ REFUSED_BY = {
     "AmbientRegularizedSCVI": {
         "get_importance_weights": ((None, None), NotImplementedError, "differential_expression")
     },
-    "RegularizedMultimodalVI": {"setup_anndata": ((), NotImplementedError, "setup_mudata")},
+    "RegularizedMultimodalVI": {
+        "setup_anndata": ((), NotImplementedError, "setup_mudata"),
+        "differential_expression": (("cell_type",), NotImplementedError, "AmbientRegularizedSCVI"),
+    },
 }
 ATTRIBUTES = {
     *("adata", "adata_manager", "device", "history", "is_trained", "registry", "run_id", "run_name", "summary_string"),

@@ -322,6 +322,14 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFac
             tables[name] = pd.DataFrame(values, index=mdata.obs_names[cells], columns=self._features(name))
         return tables if modality is None else tables[modality]
 
+    def differential_expression(self, *args, **kwargs):
+        """Refused: scvi-tools' test of two groups knows one modality only."""
+        raise NotImplementedError(
+            "differential expression of several modalities is not offered. Train `hpvade.AmbientRegularizedSCVI` on "
+            "one of them, such as mdata['rna'], and use its `differential_expression`; or compare "
+            "`get_normalized_expression(modality='rna')` between the groups."
+        )
+
     def compute_latent_umap(
         self,
         adata: AnnData,
