@@ -15,6 +15,7 @@ from ..._keys import Keys
 from ...train._splitter import split_cells, torch_rng
 from .._base import VAEMethods
 from .._training import Budget, CellTraining
+from ._axes import order_axes
 from ._data import CellModel
 from ._expression import ExpressionMethods
 from ._metrics import clustering_metrics
@@ -141,7 +142,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         ckpt_path
             Checkpoint to resume from.
         plan_kwargs
-            Options of `scvi.train.TrainingPlan`, such as `lr` (1e-4). The KL term is warmed up over a tenth of the
+            Options of `scvi.train.TrainingPlan`, such as `lr` (1e-3). The KL term is warmed up over a tenth of the
             epochs.
         datasplitter_kwargs
             Options of the loader of cells, such as `num_workers`.
@@ -163,7 +164,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         self._train_on_cells(
             lambda: split_cells(alike, alike, torch_rng(), **sizes),
             initialise=lambda split: start_from_counts(self),
-            plan_defaults={"lr": 1e-4, "weight_decay": 0.0},
+            plan_defaults={"lr": 1e-3, "weight_decay": 0.0},
             trainer_defaults={"early_stopping_monitor": "elbo_validation"},
             max_epochs=max_epochs,
             batch_size=batch_size,
@@ -176,6 +177,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
             datasplitter_kwargs=datasplitter_kwargs,
             trainer_kwargs=trainer_kwargs,
         )
+        order_axes(self)
         for key, embedding in self.get_embeddings().items():
             self.adata.obsm[key] = embedding
 
