@@ -29,7 +29,8 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
 
     A variational autoencoder of counts. Its latent vector is compressed to the bottleneck by a linear map, expanded by
     another one, and must still reconstruct the cell. So the few numbers of the bottleneck are trained with the model,
-    can be plotted directly, and have loadings: genes by axes. See the user guide for the model.
+    can be plotted directly, and have loadings: genes by axes. After training the axes are put in order and turned by
+    what they explain, so that other seeds give much the same picture. See the user guide for the model.
 
     Parameters
     ----------
@@ -123,7 +124,9 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         """Train, keep the weights of the lowest validation loss, and write the embeddings.
 
         ``adata.obsm["X_ivae"]`` and, unless `irecon` is 0, ``adata.obsm["X_ivae_bottleneck"]`` then hold the latent
-        vectors and the bottleneck. Ctrl-C ends training early and keeps the best weights so far.
+        vectors and the bottleneck. The bottleneck's axes are principal axes: uncorrelated, of mean 0 and variance 1,
+        the most explaining first, the larger loadings positive; latent axes are in that order and of that sign. Ctrl-C
+        ends training early and keeps the best weights so far.
 
         Parameters
         ----------
