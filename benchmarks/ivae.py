@@ -52,11 +52,11 @@ def knn(embedding: np.ndarray, labels: np.ndarray) -> float:
     return cross_val_score(KNeighborsClassifier(15), embedding, labels, cv=5).mean()
 
 
-def train(adata: ad.AnnData, seed: int, **options) -> hp.IVAE:
+def train(adata: ad.AnnData, seed: int, *, early_stopping: bool = False, **options) -> hp.IVAE:
     scvi.settings.seed = seed
     hp.IVAE.setup_anndata(adata, labels_key="cell_type")
     model = hp.IVAE(adata, **options)
-    model.train(**QUIET)
+    model.train(early_stopping=early_stopping, **QUIET)
     return model
 
 
@@ -70,7 +70,7 @@ def trained(folder: Path | None, case: str, seed: int) -> tuple[hp.IVAE, dict[st
         order(model)
 
     with mock.patch.object(_model, "order_axes", look_first):
-        return train(cells(folder, case), seed), before
+        return train(cells(folder, case), seed, early_stopping=True), before
 
 
 def quality(folder: Path | None, case: str, seed: int) -> list[dict]:
