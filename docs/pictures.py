@@ -1,7 +1,7 @@
 """Make the pictures of these pages from data that ship with the package: ``python docs/pictures.py``.
 
-``_static/landing.svg``, the same for phones, and one thumbnail for every plot, ``_static/pl/<name>.png``. Committed, so
-that a build of the pages draws nothing; made anew when a plot changes.
+``_static/landing.svg``, the same for phones, ``_static/readable_axes.png`` of IVAE's guide, and one thumbnail for every
+plot, ``_static/pl/<name>.png``. Committed, so that a build of the pages draws nothing; made anew when a plot changes.
 """
 
 import warnings
@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import scvi
 from matplotlib.patches import ConnectionPatch
 
 import hpvade as hp
@@ -98,6 +99,35 @@ def landing(bulk: anndata.AnnData, model: hp.HPVADE, *, tall: bool = False) -> N
         plt.close(fig)
 
 
+def readable_axes() -> None:
+    """The same cells on the two axes of IVAE, on two principal components, and in UMAP of ten."""
+    adata = hp.datasets.pbmc_reference()
+    logged = sc.pp.log1p(sc.pp.normalize_total(adata, target_sum=1e4, copy=True), copy=True)
+    sc.pp.highly_variable_genes(logged, n_top_genes=1000)
+    kept = logged.var["highly_variable"].to_numpy()
+    adata, logged = adata[:, kept].copy(), logged[:, kept].copy()
+    scvi.settings.seed = 0
+    hp.IVAE.setup_anndata(adata)
+    hp.IVAE(adata).train(accelerator="cpu", enable_progress_bar=False)
+    sc.pp.pca(logged, n_comps=10, mask_var=None, random_state=0)
+    sc.pp.neighbors(logged, random_state=0)
+    sc.tl.umap(logged, random_state=0)
+    shown = {
+        "IVAE: two axes": adata.obsm["X_ivae_bottleneck"],
+        "PCA: two components": logged.obsm["X_pca"][:, :2],
+        "UMAP of ten components": logged.obsm["X_umap"],
+    }
+    labels = adata.obs["cell_type"].to_numpy().astype(str)
+    fig, axes = plt.subplots(1, 3, figsize=(10.4, 3.6), layout="constrained")
+    for ax, (title, at) in zip(axes, shown.items(), strict=True):
+        for name in np.unique(labels):
+            ax.scatter(*at[labels == name].T, s=4, lw=0, color=COLOURS[name], label=name)
+        ax.set(title=title, xticks=[], yticks=[], xlabel="axis 1", ylabel="axis 2")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, markerscale=3, frameon=False)
+    fig.savefig(STATIC / "readable_axes.png", dpi=100, pil_kwargs={"optimize": True}, metadata={"Software": None})
+    plt.close(fig)
+
+
 def thumbnails(bulk: anndata.AnnData, model: hp.HPVADE) -> dict:
     """A small example of every plot: its name, and what draws it."""
     rng = np.random.default_rng(0)
@@ -154,6 +184,7 @@ if __name__ == "__main__":
     shipped, shipped_model = blood()
     landing(shipped, shipped_model)
     landing(shipped, shipped_model, tall=True)
+    readable_axes()
     (STATIC / "pl").mkdir(exist_ok=True)
     for plot, draw in thumbnails(shipped, shipped_model).items():
         save(draw(), STATIC / "pl" / f"{plot}.png")

@@ -39,7 +39,7 @@ def train(
         "iVAE_output"
     ),
     epochs: Annotated[int, both("epochs", metavar="N", min=1, help="Passes over the cells at most.")] = 1000,
-    lr: Annotated[float, both("lr", metavar="RATE", help="Learning rate of Adam.")] = 1e-4,
+    lr: Annotated[float, both("lr", metavar="RATE", help="Learning rate of Adam.")] = 1e-3,
     percent: Annotated[
         float, both("percent", metavar="SHARE", help="Cells per minibatch, as a share of all: above 0, at most 1.")
     ] = 0.01,

@@ -15,6 +15,7 @@ from ..._keys import Keys
 from ...train._splitter import split_cells, torch_rng
 from .._base import VAEMethods
 from .._training import Budget, CellTraining
+from ._axes import order_axes
 from ._data import CellModel
 from ._expression import ExpressionMethods
 from ._metrics import clustering_metrics
@@ -28,7 +29,8 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
 
     A variational autoencoder of counts. Its latent vector is compressed to the bottleneck by a linear map, expanded by
     another one, and must still reconstruct the cell. So the few numbers of the bottleneck are trained with the model,
-    can be plotted directly, and have loadings: genes by axes. See the user guide for the model.
+    can be plotted directly, and have loadings: genes by axes. After training the axes are put in order and turned by
+    what they explain, so that other seeds give much the same picture. See the user guide for the model.
 
     Parameters
     ----------
@@ -122,7 +124,9 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         """Train, keep the weights of the lowest validation loss, and write the embeddings.
 
         ``adata.obsm["X_ivae"]`` and, unless `irecon` is 0, ``adata.obsm["X_ivae_bottleneck"]`` then hold the latent
-        vectors and the bottleneck. Ctrl-C ends training early and keeps the best weights so far.
+        vectors and the bottleneck. The bottleneck's axes are principal axes: uncorrelated, of mean 0 and variance 1,
+        the most explaining first, the larger loadings positive; latent axes are in that order and of that sign. Ctrl-C
+        ends training early and keeps the best weights so far.
 
         Parameters
         ----------
@@ -141,7 +145,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         ckpt_path
             Checkpoint to resume from.
         plan_kwargs
-            Options of `scvi.train.TrainingPlan`, such as `lr` (1e-4). The KL term is warmed up over a tenth of the
+            Options of `scvi.train.TrainingPlan`, such as `lr` (1e-3). The KL term is warmed up over a tenth of the
             epochs.
         datasplitter_kwargs
             Options of the loader of cells, such as `num_workers`.
@@ -163,7 +167,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         self._train_on_cells(
             lambda: split_cells(alike, alike, torch_rng(), **sizes),
             initialise=lambda split: start_from_counts(self),
-            plan_defaults={"lr": 1e-4, "weight_decay": 0.0},
+            plan_defaults={"lr": 1e-3, "weight_decay": 0.0},
             trainer_defaults={"early_stopping_monitor": "elbo_validation"},
             max_epochs=max_epochs,
             batch_size=batch_size,
@@ -176,6 +180,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
             datasplitter_kwargs=datasplitter_kwargs,
             trainer_kwargs=trainer_kwargs,
         )
+        order_axes(self)
         for key, embedding in self.get_embeddings().items():
             self.adata.obsm[key] = embedding
 

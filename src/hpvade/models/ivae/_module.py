@@ -180,16 +180,25 @@ class IVAEModule(BaseModuleClass):
         return counts if n_samples == 1 else counts.permute(1, 2, 0)
 
     @torch.no_grad()
-    def loadings(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Sum over cells of d log proportion / d bottleneck axis, (G, I): exact, one forward derivative per axis."""
+    def posterior_mean(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Means of the latent vectors (B, D)."""
+        return self.inference(**self._get_inference_input(tensors))["qz"].loc
+
+    @torch.no_grad()
+    def loadings(self, tensors: dict[str, Tensor], *, of_latent: bool = False) -> Tensor:
+        """Sum over cells of d log proportion / d axis, (G, I) of the bottleneck or (G, D) of the latent vector.
+
+        Exact: one forward derivative per axis.
+        """
         tensors = {name: value.to(self.device) for name, value in tensors.items() if value is not None}
         inferred = self.inference(**self._get_inference_input(tensors))
         inputs = self._get_generative_input(tensors, inferred)
         covariates = self._covariates(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
-        code = self.vae.latent_encoder(inferred["qz"].loc)
+        code = inferred["qz"].loc if of_latent else self.vae.latent_encoder(inferred["qz"].loc)
 
         def log_proportions(code: Tensor) -> Tensor:
-            return log_softmax(self.vae.decoder.logits(join(self.vae.latent_decoder(code), covariates)), dim=-1)
+            z = code if of_latent else self.vae.latent_decoder(code)
+            return log_softmax(self.vae.decoder.logits(join(z, covariates)), dim=-1)
 
         axes = torch.eye(code.shape[1], dtype=code.dtype, device=code.device)
         slopes = [torch.func.jvp(log_proportions, (code,), (axis.expand_as(code),))[1].sum(dim=0) for axis in axes]

@@ -176,6 +176,31 @@ class VAE(nn.Module):
         """Return latent vectors (..., D) that went through the bottleneck and back."""
         return self.latent_decoder(self.latent_encoder(z))
 
+    @torch.no_grad()
+    def order_latent(self, order: Tensor, signs: Tensor) -> None:
+        """Put the latent axes in this order, times these signs (D,); the layers that read them undo it."""
+        signs = signs.to(self.latent_encoder.weight)
+        encode, read = self.encoder.nn[-1], self.decoder.nn[0]
+        rows = torch.cat([order, order + len(order)]).to(signs.device)  # of the means and of the raw scales
+        flips = torch.cat([signs, torch.ones_like(signs)])
+        encode.weight.copy_(flips[:, None] * encode.weight[rows])
+        encode.bias.copy_(flips * encode.bias[rows])
+        order = rows[: len(order)]
+        read.weight[:, : len(order)] = read.weight[:, order] * signs
+        self.latent_encoder.weight.copy_(self.latent_encoder.weight[:, order] * signs)
+        self.latent_decoder.weight.copy_(signs[:, None] * self.latent_decoder.weight[order])
+        self.latent_decoder.bias.copy_(signs * self.latent_decoder.bias[order])
+
+    @torch.no_grad()
+    def turn_bottleneck(self, matrix: Tensor, centre: Tensor) -> None:
+        """Make ``matrix @ (b - centre)`` the bottleneck, for b what it was; its expansion undoes it."""
+        encode, expand = self.latent_encoder, self.latent_decoder
+        matrix, centre = (value.to(encode.weight.device).double() for value in (matrix, centre))
+        expand.bias.add_(expand.weight.double() @ centre)
+        expand.weight.copy_(torch.linalg.solve(matrix, expand.weight.double(), left=False))
+        encode.bias.copy_(matrix @ (encode.bias.double() - centre))
+        encode.weight.copy_(matrix @ encode.weight.double())
+
     def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Return proportions (..., G) of latent vectors (..., D)."""
         return self.decoder(join(z, covariates))

@@ -12,7 +12,7 @@ _TINY = 1e-3  # counts of genes that no cell has
 def start_from_counts(model) -> None:
     """Set the output bias and the dispersions of the decoder of an `IVAE` from its cells.
 
-    At the small default learning rate neither could move far from a random start.
+    Neither would move far from a random start in a default run.
     """
     X = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     totals = row_totals(X)
