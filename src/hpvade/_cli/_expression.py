@@ -30,7 +30,7 @@ def expression(
             "--output",
             "-o",
             metavar="OUT",
-            help=".h5ad, or .zarr for large cohorts: (samples, types) x genes.",
+            help="(samples, types) x genes: .h5ad, or .zarr, which is written block by block, for large cohorts.",
             show_default=False,
         ),
     ],
@@ -67,8 +67,11 @@ def expression(
     options = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     options |= {"genes": _genes(gene_list), "min_resolved": min_resolved}
     with complete(output) as partial:
-        table = trained.get_cell_type_expression(data, **options)
-        table.write_zarr(partial) if output.suffix.lower() == ".zarr" else table.write_h5ad(partial)
+        if output.suffix.lower() == ".zarr":  # block by block
+            table = trained.get_cell_type_expression(data, store=partial, **options)
+        else:
+            table = trained.get_cell_type_expression(data, **options)
+            table.write_h5ad(partial)
     resolved = {str(name): int(column.sum()) for name, column in table.varm["is_resolved"].items()}
     found(n_samples=data.n_obs, n_genes=table.n_vars, genes_resolved=resolved)
     tell(f"{output}: {data.n_obs} samples x {len(resolved)} types x {table.n_vars} genes.")
