@@ -120,8 +120,6 @@ def test_the_bulk_of_nnls_is_read_as_that_of_deconvolve(run, files, model, tmp_p
     bad = ["--on-bad-sample", "skip"]
     files_out = ["-o", tmp_path / "p.csv", "-o", tmp_path / "p.h5ad"]
     run("deconvolve", tmp_path / "bad.h5ad", "--model", model, *bad, *files_out)
-        "deconvolve", tmp_path / "bad.h5ad", "--model", model, *bad, "-o", tmp_path / "p.csv", "-o", tmp_path / "p.h5ad"
-    )
     tables = ["--pred", tmp_path / "p.csv", "--truth", files.truth, "-o", tmp_path / "out"]
     run("evaluate", *tables, "--model", model, "--bulk", tmp_path / "bad.h5ad", *bad)
     metrics = pd.read_csv(tmp_path / "out" / "metrics.csv", index_col=0)
