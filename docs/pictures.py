@@ -134,6 +134,13 @@ def thumbnails(bulk: anndata.AnnData, model: hp.HPVADE) -> dict:
     mapping = bulk.uns["proportions_mapping"]
     bounds = model.get_proportion_intervals(bulk, mapping=mapping)
     hp.tl.diagnose(bulk, model)
+    shares = np.where(np.arange(24)[:, None] < 12, [60, 25, 12, 6, 3], [60, 25, 12, 15, 3])  # NK doubles
+    made = np.vstack([rng.dirichlet(row) for row in shares])
+    cohort = anndata.AnnData(
+        obs=pd.DataFrame({"condition": np.repeat(["well", "ill"], 12)}, [f"s{i}" for i in range(24)])
+    )
+    cohort.obsm["hpvade_proportions"] = pd.DataFrame(made, cohort.obs_names, ["CD4 T", "Mono", "B", "NK", "DC"])
+    hp.tl.compare_groups(cohort, "condition")
     adata = hp.datasets.pbmc_reference()
     hp.tl.check_labels(adata, "cell_type")
     markers = model.get_signature_matrix()
@@ -156,6 +163,7 @@ def thumbnails(bulk: anndata.AnnData, model: hp.HPVADE) -> dict:
     planted.obs["log2_rna_vs_atac_attr"] = np.log2(parts[:, 0] / parts[:, 1])
     return {
         "proportions": lambda: hp.pl.proportions(bulk),
+        "groups": lambda: hp.pl.groups(cohort),
         "agreement": lambda: hp.pl.agreement(bulk, truth_key="proportions", ncols=3),
         "intervals": lambda: hp.pl.intervals(bounds, truth=bulk.obsm["proportions"]),
         "diagnostics": lambda: hp.pl.diagnostics(bulk),

@@ -266,3 +266,20 @@ def test_cv_21_a_non_finite_loss_keeps_the_last_good_model(data, tmp_path, monke
         model.train(5, accelerator="cpu", enable_progress_bar=False, callbacks=[files])
     for name in ("best_model.pt", "checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"):
         assert load_trained_model(tmp_path / name)[1].input_dim == 30
+
+
+def test_cells_without_perturbations(run, data, tmp_path):
+    adata = ad.read_h5ad(data / "cells.h5ad")
+    del adata.obs["perturbation"]
+    adata.write_h5ad(tmp_path / "plain.h5ad")
+    source = ["--data-dir", tmp_path / "plain.h5ad"]
+    run("cvae", "train", *source, "--output-dir", tmp_path / "run", "--n-epochs", 1, *SMALL)
+    path = tmp_path / "run/best_model.pt"
+    assert len(load_trained_model(path)[2]["perturbation"]) == 2  # one name, and <UNK>
+    infer = ["cvae", "infer", *source, "--model-path", path, "--device", "cpu", "--output-dir", tmp_path / "o"]
+    assert "needs a model of perturbations" in run(*infer, "--analyze-perturbations", code=2).stderr
+    options = ["--predict-cell-types", "--analyze-latent", "--generate-cells", "--n-generate", 5]
+    run(*infer, *options, "--generate-cell-type", "T")
+    assert np.load(tmp_path / "o/generated_cells.npy").shape == (5, 30)
+    metadata = json.loads((tmp_path / "o/latent_metadata.json").read_text())
+    assert set(metadata["perturbation"]) == {0} and len(metadata["cell_type"]) == adata.n_obs

@@ -185,3 +185,31 @@ def test_one_command_from_versioned_ids_to_a_report(run, tmp_path):
     assert {Path(name).name for name in result["outputs"]} == {"page.html", "out.csv", "out.intervals.csv"}
     assert result["result"]["genes_mapped"]["species"] == "human"
     assert result["result"]["proportions"][expected.index[0]]["B"] == pytest.approx(expected.iloc[0]["B"], abs=1e-6)
+
+
+def test_types_that_vary_and_their_profiles(run, files, model, tmp_path):
+    vary = ["--variable-type", "type_1"]
+    output = ["-o", tmp_path / "p.csv", "--intervals", "--profiles", tmp_path / "profiles.h5ad"]
+    run("deconvolve", files.bulk, "--model", model, *vary, *output)
+    bulk, trained = ad.read_h5ad(files.bulk), hp.HPVADE.load(model)
+    expected = trained.deconvolve(bulk, variable_types=["type_1"])
+    np.testing.assert_allclose(read_table(tmp_path / "p.csv"), expected, atol=1e-6)
+    bounds = trained.get_proportion_intervals(bulk, variable_types=["type_1"])
+    np.testing.assert_allclose(read_table(tmp_path / "p.intervals.csv"), bounds, atol=1e-6)
+    profiles, found = ad.read_h5ad(tmp_path / "profiles.h5ad"), trained.get_variable_profiles(bulk, ["type_1"])
+    assert list(profiles.obs_names) == list(found.obs_names) and list(profiles.obs) == list(found.obs)
+    np.testing.assert_allclose(profiles.layers["log_ratio"], found.layers["log_ratio"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--variable-type", "type_9"], 1, "--variable-type names type_9"),
+        (["--variable-type", "type_1", "--unknown"], 1, "--variable-type and --unknown both explain"),
+        (["--profiles", "v.h5ad"], 2, "needs --variable-type NAME"),
+        (["--profiles", "v.h5ad", "--variable-type", "type_1", "--batch-key", "b"], 2, "leave out --batch-key"),
+    ],
+)
+def test_types_that_cannot_vary(run, files, model, tmp_path, options, code, said):
+    result = run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "p.csv", *options, code=code)
+    assert said in result.stderr and not (tmp_path / "p.csv").exists()

@@ -1,3 +1,5 @@
+import json
+
 import anndata as ad
 import pandas as pd
 
@@ -26,3 +28,26 @@ def test_the_words_and_numbers_of_the_python_interface(run, files, model, tmp_pa
 def test_one_file_twice_is_refused(run, files, model, tmp_path):
     twice = ["-o", tmp_path / "q.csv", "-o", tmp_path / "q.csv"]
     assert "one file twice" in run("diagnose", files.bulk, "--model", model, *twice, code=2).stderr
+
+
+def test_every_column_is_in_the_table_and_markers_are_asked(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    markers = {"mast": [str(name) for name in bulk.var_names[:4]]}
+    (tmp_path / "m.json").write_text(json.dumps(markers))
+    output = ["-o", tmp_path / "q.csv", "-o", tmp_path / "q.h5ad"]
+    run("diagnose", files.bulk, "--model", model, *output, "--markers", tmp_path / "m.json")
+    hp.tl.diagnose(bulk, hp.HPVADE.load(model), markers=markers)
+    columns = [name.removeprefix("hpvade_qc_") for name in bulk.obs if name.startswith("hpvade_qc_")]
+    assert list(pd.read_csv(tmp_path / "q.csv", index_col="sample")) == columns and "missing" in columns
+    written = ad.read_h5ad(tmp_path / "q.h5ad").uns["hpvade_qc"]["missing_types"]
+    pd.testing.assert_frame_equal(
+        written, bulk.uns["hpvade_qc"]["missing_types"], check_names=False, check_dtype=False, rtol=1e-4
+    )
+    assert list(written.index) == ["mast"]
+
+
+def test_markers_that_cannot_be_read_are_refused(run, files, model, tmp_path):
+    (tmp_path / "m.json").write_text('{"mast": "TPSAB1"}')
+    said = run("diagnose", files.bulk, "--model", model, "--markers", tmp_path / "m.json", code=1).stderr
+    assert "m.json holds no markers" in said
+    assert "blod does not exist" in run("diagnose", files.bulk, "--model", model, "--markers", "blod", code=2).stderr

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import pytest
@@ -60,3 +61,21 @@ def test_warnings_of_the_package_are_one_line_once_and_others_are_silent():
     result = _result(command)
     assert result.stderr == "hpvade: warning: missing are 3 genes, as input_type='tpm' says\n"
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "said"),
+    [
+        (["deconvolve", "b.tsv", "--modle", "m", "--json"], "deconvolve", "--modle"),
+        (["deconvolve", "--json", "b.tsv"], "deconvolve", "--output"),
+        (["deconvolve", "b.tsv", "-o", "p.csv", "--input-type", "rpkm", "--json"], "deconvolve", "rpkm"),
+        (["cvae", "train", "--json"], "cvae train", "--data-dir"),
+        (["learn", "--json"], "", "learn"),
+        (["--json"], "", "--json"),
+    ],
+)
+def test_a_line_that_cannot_be_parsed_is_an_object_too(run, arguments, command, said):
+    result = run(*arguments, code=2)
+    document = json.loads(result.stdout)
+    assert (document["command"], document["status"], document["exit_code"]) == (command, "error", 2)
+    assert said in document["error"] and document["outputs"] == []

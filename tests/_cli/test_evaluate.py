@@ -110,3 +110,21 @@ def test_signatures_and_nnls_from_a_model(run, files, model, tmp_path):
     expected = hp.tl.evaluate(ad.read_h5ad(tmp_path / "p.h5ad")).rename({"hpvade_proportions": "prediction"})
     pd.testing.assert_frame_equal(metrics, expected, rtol=1e-5)
     assert "empty" not in result.stdout
+
+
+def test_the_bulk_of_nnls_is_read_as_that_of_deconvolve(run, files, model, tmp_path):
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.X = np.asarray(bulk.X.toarray() if hasattr(bulk.X, "toarray") else bulk.X, dtype=np.float32)
+    bulk.X[1] = np.nan
+    bulk.write_h5ad(tmp_path / "bad.h5ad")
+    bad = ["--on-bad-sample", "skip"]
+    files_out = ["-o", tmp_path / "p.csv", "-o", tmp_path / "p.h5ad"]
+    run("deconvolve", tmp_path / "bad.h5ad", "--model", model, *bad, *files_out)
+    tables = ["--pred", tmp_path / "p.csv", "--truth", files.truth, "-o", tmp_path / "out"]
+    run("evaluate", *tables, "--model", model, "--bulk", tmp_path / "bad.h5ad", *bad)
+    metrics = pd.read_csv(tmp_path / "out" / "metrics.csv", index_col=0)
+    expected = hp.tl.evaluate(ad.read_h5ad(tmp_path / "p.h5ad")).rename({"hpvade_proportions": "prediction"})
+    pd.testing.assert_frame_equal(metrics, expected, rtol=1e-5)
+    said = run("evaluate", *tables, "--model", model, "--bulk", files.bulk, "--map-genes", code=1).stderr
+    assert "no genes of human or mouse" in said
+    assert "--map-genes serves --bulk BULK" in run("evaluate", *tables, "--map-genes", code=2).stderr

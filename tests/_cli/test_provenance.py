@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import hpvade as hp
-from hpvade._cli._provenance import of_model, sha256
+from hpvade._cli._provenance import sha256
+from hpvade.models._fingerprint import fingerprint
 
 
 def _sha(path):
@@ -39,14 +40,14 @@ def test_beside_every_table(run, files, model, tmp_path):
     assert document["versions"]["hpvade"] == hp.__version__
     for name in ("torch", "scvi-tools", "anndata"):
         assert document["versions"][name] == version(name)
-    assert document["model"] == {"path": str(model), "sha256": of_model(hp.HPVADE.load(model))}
+    assert document["model"] == {"path": str(model), "sha256": fingerprint(hp.HPVADE.load(model))}
 
 
 def test_a_trained_model_has_the_hash_of_the_saved_one(run, files, model, tmp_path):
     options = ["--labels-key", "cell_type", "--epochs", 2, "--accelerator", "cpu"]
     run("deconvolve", files.ref, files.bulk, *options, "-o", tmp_path / "p.csv")
     document = json.loads((tmp_path / "p.csv.provenance.json").read_text())
-    assert document["model"] == {"path": None, "sha256": of_model(hp.HPVADE.load(model))}
+    assert document["model"] == {"path": None, "sha256": fingerprint(hp.HPVADE.load(model))}
     assert [entry["sha256"] for entry in document["inputs"]] == [_sha(files.ref), _sha(files.bulk)]
     inside = json.loads((model / "provenance.json").read_text())
     assert inside["command"] == "train" and inside["output"]["sha256"] == sha256(model)

@@ -1,7 +1,9 @@
+import json
 import subprocess
 import sys
 
 import anndata as ad
+import numpy as np
 
 import hpvade as hp
 
@@ -76,3 +78,30 @@ def test_bad_data_is_one_line_and_nothing_is_written(run, files, tmp_path):
 def test_a_missing_file_is_named(run, tmp_path):
     result = run("train", tmp_path / "no.h5ad", "-o", tmp_path / "m", "--labels-key", "cell_type", code=2)
     assert result.stderr == f"hpvade: error: {tmp_path / 'no.h5ad'} does not exist.\n"
+
+
+def test_a_type_from_sorted_profiles(run, tmp_path):
+    cells, _ = hp.datasets.planted_cohort(n_types=4, n_genes=600, n_cells=400, seed=3)
+    means = cells.to_df().groupby(cells.obs["cell_type"], observed=True).mean().T
+    means.to_csv(tmp_path / "tpm.tsv", sep="\t", index_label="gene")
+    known = cells[cells.obs["cell_type"] != "type_3"].copy()
+    known.obs["cell_type"] = known.obs["cell_type"].cat.remove_unused_categories()
+    known.write_h5ad(tmp_path / "ref.h5ad")
+    sizes = {"type_0": 1.0, "type_3": 2.0}
+    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    arguments = ["train", tmp_path / "ref.h5ad", "-o", tmp_path / "m", "--labels-key", "cell_type"]
+    arguments += ["--sample-key", "donor"]
+    added = ["--sorted-profiles", tmp_path / "tpm.tsv", "--add-type", "type_3"]
+    assert "need each other" in run(*arguments, "--add-type", "type_3", code=2).stderr
+    assert "--epochs cannot be given with --add-type" in run(*arguments, *added, "--epochs", 2, code=2).stderr
+    result = run(*arguments, *added, "--rna-content", tmp_path / "sizes.json")
+    assert f"model of 4 types, trained on {known.n_obs} cells." in result.stdout
+    signature = hp.HPVADE.load(tmp_path / "m").get_signature_matrix()
+    columns = {"labels_key": "cell_type", "sample_key": "donor"}
+    sums = hp.pp.add_sorted_profiles(
+        hp.pp.summarize(known, **columns), means.astype(float), ["type_3"], rna_content=sizes, **columns
+    )
+    own = sums[sums.obs["cell_type"] == "type_3"]
+    expected = np.asarray(own.X.sum(axis=0)).ravel()
+    found = signature.loc[own.var_names, "type_3"]
+    assert np.corrcoef(found, expected)[0, 1] > 0.999

@@ -11,7 +11,8 @@ import pytest
 from scipy import sparse
 
 import hpvade as hp
-from hpvade._report._contents import fingerprint, fingerprint_of_bulk
+from hpvade._report._contents import fingerprint_of_bulk
+from hpvade.models._fingerprint import fingerprint
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -247,10 +248,3 @@ def test_fingerprint_names_the_numbers_of_the_bulk(done, trained, tmp_path):
     words = " ".join(Page(written(done, trained, tmp_path)).words)
     assert fingerprint_of_bulk(done) in words and fingerprint(trained.model) in words
     assert "HPVADE, preset default, of hpvade" in words and "fractions of cells" in words
-
-
-def test_fingerprint_names_the_numbers_of_the_model(trained, fit, planted):
-
-    first = fingerprint(trained.model)
-    assert re.fullmatch("[0-9a-f]{64}", first) and fingerprint(trained.model) == first
-    assert fingerprint(fit(planted()[0], 0)) != first

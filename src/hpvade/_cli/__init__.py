@@ -15,7 +15,7 @@ from ._cycleae import cycleae
 from ._deconvolve import deconvolve
 from ._demo import demo
 from ._diagnose import diagnose
-from ._errors import reported
+from ._errors import Commands, reported
 from ._evaluate import evaluate
 from ._expression import expression
 from ._hierarchy import hierarchy
@@ -29,6 +29,7 @@ from ._translate import translate
 
 app = typer.Typer(
     name="hpvade",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -6,8 +6,6 @@ from ._io import check_output, complete, read_reference, write_cells
 from ._options import Accelerator, CellsOut, Epochs, GenesIn, GenesInOption, LabelsKey, Layer, Obs, Reference, Seed
 from ._run import found, tell
 
-_NONE = "hpvade_no_perturbation"
-
 
 def augment(
     reference: Reference,
@@ -47,16 +45,11 @@ def augment(
 
     quiet()
     scvi.settings.seed = seed
-    control = {}
-    if perturbation_key is None:  # all cells under one condition
-        adata.obs[_NONE] = "none"
-        control = {"control_category": "none"}
-    keys = {"perturbation_key": perturbation_key or _NONE, "experiment_key": experiment_key}
-    ConditionalVAE.setup_anndata(adata, labels_key, layer=layer, **keys, **control)
+    keys = {"perturbation_key": perturbation_key, "experiment_key": experiment_key}
+    ConditionalVAE.setup_anndata(adata, labels_key, layer=layer, **keys)
     model = ConditionalVAE(adata)
     model.train(epochs, accelerator=accelerator, **training_options())
     cells = model.augment_reference(adata, min_cells=min_cells, seed=seed)
-    cells.obs = cells.obs.drop(columns=_NONE, errors="ignore")
     with complete(output) as partial:
         write_cells(cells, partial)
     new = cells.obs[labels_key][cells.obs[Keys.GENERATED].astype(bool)].value_counts()

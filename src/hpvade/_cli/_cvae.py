@@ -21,6 +21,8 @@ app = typer.Typer(
     help="ConditionalVAE: train on batches of cells, then label, generate and compare cells.",
 )
 
+_PERTURBATION = "perturbation"
+
 
 class Device(StrEnum):
     """Where to compute."""
@@ -47,7 +49,10 @@ HvgFile = Annotated[
 ]
 ObsCsv = Annotated[Path | None, typer.Option(metavar="F", help="Table of cells, barcodes in the first column.")]
 LabelsKey = Annotated[str, typer.Option(metavar="KEY", help="Column of obs with the cell types.")]
-PerturbationKey = Annotated[str, typer.Option(metavar="KEY", help="Column of obs with the perturbations.")]
+PerturbationKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Column of obs with the perturbations; 'perturbation' by default, if there."),
+]
 ExperimentKey = Annotated[
     str, typer.Option(metavar="KEY", help="Column of obs with the experiments; left out where there is none.")
 ]
@@ -79,10 +84,10 @@ def train(
     control: Annotated[str, typer.Option(metavar="NAME", help="Name of the control perturbation.")] = "control",
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed: same seed, same result.")] = 0,
     labels_key: LabelsKey = "cell_type",
-    perturbation_key: PerturbationKey = "perturbation",
+    perturbation_key: PerturbationKey = None,
     experiment_key: ExperimentKey = "SRX_accession",
 ) -> None:
-    """Train on counts of cells with known cell type and perturbation.
+    """Train on counts of cells with known cell type, and perturbation where there are some.
 
     Example: `hpvade cvae train --data-dir batches/ --output-dir run/ --hvg-file genes.txt`
 
@@ -108,7 +113,7 @@ def train(
     ConditionalVAE.setup_anndata(
         adata,
         labels_key,
-        perturbation_key=perturbation_key,
+        perturbation_key=perturbation_key or (_PERTURBATION if _PERTURBATION in adata.obs else None),
         experiment_key=experiment_key if experiment_key in adata.obs else None,
         control_category=control,
     )
@@ -162,7 +167,7 @@ def infer(
     obs_csv: ObsCsv = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed of the synthetic cells.")] = 0,
     labels_key: LabelsKey = "cell_type",
-    perturbation_key: PerturbationKey = "perturbation",
+    perturbation_key: PerturbationKey = None,
     experiment_key: ExperimentKey = "SRX_accession",
 ) -> None:
     """Label cells, compare perturbations, look at the latent space and generate cells with a trained model.
@@ -175,22 +180,23 @@ def infer(
         raise UsageError(
             "nothing to do: pass --predict-cell-types, --analyze-perturbations, --analyze-latent or --generate-cells."
         )
-    if generate_cells and (generate_cell_type is None or generate_perturbation is None):
-        raise UsageError("--generate-cells needs --generate-cell-type NAME and --generate-perturbation NAME.")
+    if generate_cells and generate_cell_type is None:
+        raise UsageError("--generate-cells needs --generate-cell-type NAME.")
     check_input(model_path)
     read(model_path)
     check_folder(output_dir, overwrite=True)
     import torch
 
-    from ..models.cvae._trained import TrainedNetwork
     from . import _cvae_files as files
     from ._io import complete
 
     where = device.value if device is not Device.auto else "cuda" if torch.cuda.is_available() else "cpu"
-    keys = (labels_key, perturbation_key, experiment_key)
-    network = TrainedNetwork(model_path, *keys, device=where)
-    if len(network.experiments) < 2:
-        network = TrainedNetwork(model_path, labels_key, perturbation_key, None, device=where)
+    network = _network(model_path, labels_key, perturbation_key or _PERTURBATION, experiment_key, where)
+    n_perturbations = len(network.perturbations)
+    if analyze_perturbations and n_perturbations < 2:
+        raise UsageError(f"--analyze-perturbations needs a model of perturbations; {model_path} has none.")
+    if generate_cells and generate_perturbation is None and n_perturbations > 1:
+        raise UsageError("--generate-cells needs --generate-perturbation NAME, one of those of the model.")
     names = {"cell_type": generate_cell_type, "perturbation": generate_perturbation}
     names["srx_accession"] = generate_experiment
     if generate_cells:
@@ -209,6 +215,16 @@ def infer(
         written = sorted(path.name for path in folder.iterdir())
     found(files=written, n_cells=adata.n_obs)
     tell(f"{output_dir}: {', '.join(written)}.")
+
+
+def _network(path: Path, labels_key: str, perturbation_key: str, experiment_key: str, device: str):
+    """The trained network; it reads no column of which it knows one name only."""
+    from ..models.cvae._trained import TrainedNetwork
+
+    network = TrainedNetwork(path, labels_key, perturbation_key, experiment_key, device=device)
+    known = {perturbation_key: network.perturbations, experiment_key: network.experiments}
+    keys = [key if len(names) > 1 else None for key, names in known.items()]
+    return TrainedNetwork(path, labels_key, *keys, device=device)
 
 
 def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=None) -> "AnnData":

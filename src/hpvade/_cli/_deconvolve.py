@@ -83,6 +83,19 @@ def deconvolve(
         bool,
         typer.Option("--unknown", help="Also the share that no type of the reference explains (six samples or more)."),
     ] = False,
+    variable_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variable-type",
+            metavar="NAME",
+            help="A type whose cells differ from sample to sample, such as malignant ones: it gets a profile of its "
+            "own in each. Repeat it.",
+        ),
+    ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.h5ad", help="The profiles of --variable-type: (samples, types) x genes."),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Also one page to send, with a verdict, as of `hpvade report`."),
@@ -119,7 +132,10 @@ def deconvolve(
     training |= {"--study-key": study_key, "--n-cells-key": n_cells_key}
     training |= {"--save-model": save_model, "--obs": obs}
     _check_usage(files, model, training)
-    _check_outputs(output, nnls, report, save_model)
+    _check_outputs(output, nnls, report, save_model, profiles)
+    if profiles is not None and (not variable_types or batch_key is not None):
+        needed = "--variable-type NAME, which is missing" if not variable_types else "one cohort; leave out --batch-key"
+        raise UsageError(f"--profiles OUT.h5ad needs {needed}.")
     check_exists(files[-1])
     from .._keys import Keys
     from ..io._names import named  # loads pandas
@@ -156,11 +172,12 @@ def deconvolve(
         genes = trained.get_signature_matrix().index if map_genes else None
         bulk = read_bulk(files[0], genes=genes, genes_in=genes_in.value)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
-    proportions = trained.deconvolve(bulk, fractions=fractions.value, unknown=unknown, **reading)
+    reading["on_bad_sample"] = on_bad_sample.value
+    answer = reading | {"fractions": fractions.value, "batch_key": batch_key, "variable_types": variable_types or None}
+    proportions = trained.deconvolve(bulk, unknown=unknown, **answer)
     bounds = None
     if intervals or report is not None:
-        bounds = add_intervals(bulk, trained, seed=seed, fractions=fractions.value, **reading)
+        bounds = add_intervals(bulk, trained, seed=seed, **answer)
     with ExitStack() as stack:
         if report is not None:
             _write_report(bulk, trained, stack.enter_context(complete(report)), reading, seed)
@@ -176,12 +193,17 @@ def deconvolve(
             write_table(named(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)]), stack.enter_context(complete(nnls)))
         if save_model is not None:
             trained.save(stack.enter_context(complete(save_model)))
+        if profiles is not None:
+            table = trained.get_variable_profiles(bulk, variable_types, **reading)
+            table.write_h5ad(stack.enter_context(complete(profiles)))
     for path in [*output, *([] if report is None else [report])]:
         tell(f"{path}: {len(proportions)} samples x {proportions.shape[1]} types.")
     found(**_numbers(proportions, bounds if intervals else None))
 
 
-def _check_outputs(output: list[Path], nnls: Path | None, report: Path | None, save_model: Path | None) -> None:
+def _check_outputs(
+    output: list[Path], nnls: Path | None, report: Path | None, save_model: Path | None, profiles: Path | None
+) -> None:
     if len(set(output)) < len(output):
         raise UsageError("-o names one file twice.")
     for path in output:
@@ -190,6 +212,8 @@ def _check_outputs(output: list[Path], nnls: Path | None, report: Path | None, s
         check_output(nnls, ".csv")
     if report is not None:
         check_output(report, ".html", ".htm")
+    if profiles is not None:
+        check_output(profiles, ".h5ad")
     if save_model is not None:
         check_folder(save_model, overwrite=False)
 
@@ -214,7 +238,7 @@ def _write_report(bulk: "AnnData", model: "HPVADE", page: Path, reading: dict, s
     from ._diagnose import judge
 
     matplotlib.use("Agg")
-    judge(bulk, model, seed=seed, **{name: value for name, value in reading.items() if name != "batch_key"})
+    judge(bulk, model, seed=seed, **reading)
     report(bulk, model, page, **{name: reading[name] for name in ("layer", "input_type", "missing")})
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_output, complete, read_bulk, write_table
+from ._io import check_exists, check_output, complete, read_bulk, read_json, write_table
 from ._options import (
     Accelerator,
     BadSamples,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..models.hpvade._model import HPVADE
 
-_COLUMNS = ("residual", "percentile", "unexplained", "unknown", "disagreement", "zeros", "flagged", "verdict")
+_SHIPPED, _NONE = "blood", "none"
 
 
 def diagnose(
@@ -45,6 +45,13 @@ def diagnose(
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
     on_bad_sample: BadSamples = OnBadSample.error,
+    markers: Annotated[
+        str,
+        typer.Option(
+            metavar="M.json|blood|none",
+            help='Genes of types that MODEL may lack, {"type": ["gene", ...]}; those of blood come with the package.',
+        ),
+    ] = _SHIPPED,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -60,13 +67,14 @@ def diagnose(
     for path in output:
         check_output(path, ".csv", ".h5ad")
     check_exists(bulk)
+    asked = _markers(markers)
     from ._fit import load
 
     trained = load(model, accelerator)
     genes = trained.get_signature_matrix().index if map_genes else None
     data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    rows = judge(data, trained, seed=seed, on_bad_sample=on_bad_sample.value, **reading)
+    rows = judge(data, trained, seed=seed, markers=asked, on_bad_sample=on_bad_sample.value, **reading)
     for path in output:
         with complete(path) as partial:
             if path.suffix.lower() == ".csv":
@@ -75,13 +83,24 @@ def diagnose(
                 data.write_h5ad(partial)
 
 
+def _markers(given: str) -> str | dict | None:
+    """As `tl.diagnose` takes them; a file is none only where there is one of that name."""
+    if given in (_SHIPPED, _NONE) and not Path(given).exists():
+        return None if given == _NONE else given
+    markers = read_json(Path(given))
+    if not isinstance(markers, dict) or not all(isinstance(genes, list) for genes in markers.values()):
+        raise ValueError(f'{given} holds no markers; expected {{"type": ["gene", ...], ...}}.')
+    return markers
+
+
 def judge(data: "AnnData", model: "HPVADE", **options) -> "pd.DataFrame":
     """The verdict, said and written to `data`; one row per sample."""
     from .._keys import Keys
     from ..tl import diagnose as judge_samples
+    from ..tl._diagnose import COLUMNS
 
     judge_samples(data, model, **options)
-    rows = data.obs[[Keys.diagnosis(Keys.DIAGNOSIS, name) for name in _COLUMNS]].set_axis(list(_COLUMNS), axis=1)
+    rows = data.obs[[Keys.diagnosis(Keys.DIAGNOSIS, name) for name in COLUMNS]].set_axis(list(COLUMNS), axis=1)
     flagged, messages = rows[rows["flagged"]], [worded(text) for text in data.uns[Keys.DIAGNOSIS]["messages"]]
     tell(f"{data.n_obs} samples, {len(flagged)} to look at; {len(messages)} remarks on the cohort.")
     for message in messages:

@@ -4,10 +4,12 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 from ._run import Run, plain, print_json, running, say, worded
@@ -22,8 +24,37 @@ _SHARED = {
 }
 
 
+_UNPARSED = typer.BadParameter.__mro__[1]  # UsageError of click, which newer versions of typer bring along
+
+
 class UsageError(Exception):
     """What was asked for on the command line cannot be done."""
+
+
+class Commands(TyperGroup):
+    """The commands; a line that cannot be parsed gives the object of ``--json``, too, where that is asked for."""
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        words = list(args)  # parsing takes them off
+        with _unparsed(words):
+            context = super().make_context(info_name, args, parent=parent, **extra)
+        context.meta["hpvade.words"] = words
+        return context
+
+    def invoke(self, ctx):
+        with _unparsed(ctx.meta["hpvade.words"]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _unparsed(words: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except _UNPARSED as error:
+        if "--json" in words:
+            _, *command = error.ctx.command_path.split() if error.ctx is not None else [""]
+            print_json(Run(" ".join(command)), error.format_message(), error.exit_code)
+        raise
 
 
 def reported(command: Callable[..., None], family: str = "") -> Callable[..., None]:

@@ -16,7 +16,18 @@ from ._io import (
     save_figure,
     show,
 )
-from ._options import BulkLayer, BulkUnits, InputType
+from ._options import (
+    BadSamples,
+    BulkLayer,
+    BulkUnits,
+    GenesIn,
+    GenesInOption,
+    InputType,
+    MapGenes,
+    Missing,
+    MissingGenes,
+    OnBadSample,
+)
 from ._run import found, tell
 
 if TYPE_CHECKING:
@@ -58,8 +69,12 @@ def evaluate(
     bulk: Annotated[
         Path | None, typer.Option(metavar="BULK", help="Expression of the samples, for NNLS with --model.")
     ] = None,
+    map_genes: MapGenes = False,
+    genes_in: GenesInOption = GenesIn.auto,
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
+    missing: MissingGenes = Missing.mean,
+    on_bad_sample: BadSamples = OnBadSample.error,
 ) -> None:
     """Score predicted proportions against the truth.
 
@@ -74,6 +89,9 @@ def evaluate(
     """
     if bulk is not None and (model is None or nnls is not None):
         raise UsageError("--bulk BULK serves NNLS together with --model DIR, instead of --nnls NNLS.csv.")
+    reading = {"input_type": input_type.value, "missing": missing.value, "on_bad_sample": on_bad_sample.value}
+    if bulk is None and (map_genes or bulk_layer is not None):
+        raise UsageError(f"{'--map-genes' if map_genes else '--bulk-layer'} serves --bulk BULK, which is missing.")
     check_folder(output, overwrite=True)
     if model is not None and str(model) != BLOOD:
         check_input(model, folder=True)
@@ -87,7 +105,8 @@ def evaluate(
         trained = load(model)
         signature = trained.get_signature_matrix()
         if bulk is not None:
-            baseline = _nnls(trained, read_bulk(bulk), bulk_layer, input_type.value)
+            data = read_bulk(bulk, genes=signature.index if map_genes else None, genes_in=genes_in.value)
+            baseline = _nnls(trained, data, layer=bulk_layer, **reading)
     samples = _aligned(predicted, measured, baseline, pairs)
     metrics, per_type = _scores(samples, baseline is not None)
     summary = _summary(pred, truth, samples, metrics, per_type, signature)
@@ -108,11 +127,11 @@ def evaluate(
     tell(f"Results are in {output}.")
 
 
-def _nnls(model, bulk: "AnnData", layer: str | None, input_type: str) -> "pd.DataFrame":
+def _nnls(model, bulk: "AnnData", **reading) -> "pd.DataFrame":
     from .._keys import Keys
     from ..io._names import named
 
-    model.deconvolve(bulk, layer=layer, input_type=input_type)
+    model.deconvolve(bulk, **reading)
     return named(bulk.obsm[Keys.nnls(Keys.PROPORTIONS)])
 
 

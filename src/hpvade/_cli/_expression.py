@@ -7,6 +7,7 @@ from ._errors import UsageError
 from ._io import check_exists, check_input, check_output, complete, read_bulk
 from ._options import (
     Accelerator,
+    BadSamples,
     Bulk,
     BulkLayer,
     BulkUnits,
@@ -17,6 +18,7 @@ from ._options import (
     Missing,
     MissingGenes,
     Model,
+    OnBadSample,
 )
 from ._run import found, read, tell
 
@@ -30,7 +32,7 @@ def expression(
             "--output",
             "-o",
             metavar="OUT",
-            help=".h5ad, or .zarr for large cohorts: (samples, types) x genes.",
+            help="(samples, types) x genes: .h5ad, or .zarr, which is written block by block, for large cohorts.",
             show_default=False,
         ),
     ],
@@ -45,6 +47,7 @@ def expression(
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
+    on_bad_sample: BadSamples = OnBadSample.error,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Estimate what every cell type expresses in every sample, with its variance.
@@ -53,7 +56,8 @@ def expression(
 
     One row per sample and type ("sample|type"): X holds what the type contributes in the bulk's units,
     layers["expression"] its own expression (counts per million) and layers["variance"] how sure that is. Where
-    varm["is_resolved"] is false, the bulk does not show the type, and the value is the reference's.
+    varm["is_resolved"] is false, the bulk does not show the type, and the value is the reference's. Samples that are
+    skipped have no rows.
     """
     if output.exists() and output.suffix.lower() == ".zarr":
         raise UsageError(f"{output} exists. Choose another name.")
@@ -65,13 +69,17 @@ def expression(
     genes = trained.get_signature_matrix().index if map_genes else None
     data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     options = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    options |= {"genes": _genes(gene_list), "min_resolved": min_resolved}
+    options |= {"genes": _genes(gene_list), "min_resolved": min_resolved, "on_bad_sample": on_bad_sample.value}
     with complete(output) as partial:
-        table = trained.get_cell_type_expression(data, **options)
-        table.write_zarr(partial) if output.suffix.lower() == ".zarr" else table.write_h5ad(partial)
+        if output.suffix.lower() == ".zarr":  # block by block
+            table = trained.get_cell_type_expression(data, store=partial, **options)
+        else:
+            table = trained.get_cell_type_expression(data, **options)
+            table.write_h5ad(partial)
     resolved = {str(name): int(column.sum()) for name, column in table.varm["is_resolved"].items()}
-    found(n_samples=data.n_obs, n_genes=table.n_vars, genes_resolved=resolved)
-    tell(f"{output}: {data.n_obs} samples x {len(resolved)} types x {table.n_vars} genes.")
+    n_samples = table.obs["sample"].nunique()
+    found(n_samples=n_samples, n_genes=table.n_vars, genes_resolved=resolved)
+    tell(f"{output}: {n_samples} samples x {len(resolved)} types x {table.n_vars} genes.")
     tell("Genes that the bulk resolves: " + ", ".join(f"{name} {count}" for name, count in resolved.items()) + ".")
 
 

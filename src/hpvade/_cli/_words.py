@@ -11,6 +11,7 @@ _OTHER = {
     "groupby": ("--groupby",),
     "anchor_labels_key": ("--anchor-labels-key",),
     "context_keys": ("--field",),
+    "variable_types": ("--variable-type",),
 }
 _VALUE = r"'[^']*'|\"[^\"]*\"|True|False|None|-?\d[\d.e-]*\d|\d|\[[^\]]*\]"
 _PAIR = re.compile(rf"`?(?:(?:\w+\.)*\w+\((?:\.\.\., )?)?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})\)?`?")

@@ -13,6 +13,7 @@ from anndata import AnnData
 from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import compare
+from ..models._fingerprint import fingerprint
 from ..tl import evaluate, evaluate_per_type
 from . import _figures as figures
 from ._methods import OF_GROUPS, REFERENCES, methods
@@ -203,15 +204,6 @@ def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[
     if mapped:
         rows.append(("Names of genes translated", f"{mapped['species']}; {mapped['share']:.0%} of the model's found"))
     return rows
-
-
-def fingerprint(model) -> str:
-    """Of the model's numbers and types: the same for the same answers."""
-    digest = hashlib.sha256("\n".join(map(str, model.cell_types)).encode())
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def fingerprint_of_bulk(bulk: AnnData) -> str:

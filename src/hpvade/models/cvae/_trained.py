@@ -28,7 +28,7 @@ class TrainedNetwork(Answers):
         See `hpvade.nn.cvae.load_trained_model`.
     """
 
-    def __init__(self, path, labels_key: str, perturbation_key: str, experiment_key: str | None, device: str = "cpu"):
+    def __init__(self, path, labels_key: str, perturbation_key: str | None, experiment_key: str | None, device="cpu"):
         self.net, self.config, ids = load_trained_model(path, device)
         self.genes = np.asarray(read_checkpoint(path)["gene_names"])
         self.device = torch.device(device)

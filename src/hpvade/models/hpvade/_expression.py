@@ -38,6 +38,7 @@ class ExpressionMethods:
         input_type: str = "auto",
         missing: str = "mean",
         gene_length_key: str | None = None,
+        on_bad_sample: str = "raise",
         batch_size: int | None = None,
         store: str | Path | None = None,
     ) -> AnnData:
@@ -65,6 +66,8 @@ class ExpressionMethods:
             Share of the prior variance that the bulk must explain for a gene of a type to count as resolved.
         layer, input_type, missing, gene_length_key, batch_size
             As for :meth:`deconvolve`.
+        on_bad_sample
+            Samples that cannot be used: an error (``"raise"``), or left out of the table with a warning (``"skip"``).
         store
             New folder, such as ``"expression.zarr"``, that the table is written to block by block; it is there whole or
             not at all. Memory then holds one block, whatever the number of samples, and the bulk unless that is in a
@@ -116,6 +119,7 @@ class ExpressionMethods:
         if store is not None:
             refuse_existing(store)
         reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+        reading["on_bad_sample"] = on_bad_sample
         found, shares = _estimate(self, bulk_adata, batch_size=batch_size or 256, **reading)
         names, present = np.asarray(self.get_var_names()), found.present.nonzero()[:, 0]
         index = torch.from_numpy(_choose(names, found.present.cpu().numpy(), genes)).to(present.device)
