@@ -30,7 +30,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
     A variational autoencoder of counts. Its latent vector is compressed to the bottleneck by a linear map, expanded by
     another one, and must still reconstruct the cell. So the few numbers of the bottleneck are trained with the model,
     can be plotted directly, and have loadings: genes by axes. After training the axes are put in order and turned by
-    what they explain, so that other seeds give much the same picture. See the user guide for the model.
+    what they explain. See the user guide for the model.
 
     Parameters
     ----------
