@@ -8,7 +8,7 @@ import pytest
 
 import hpvade as hp
 from hpvade._cli._provenance import sha256
-from hpvade.models._fingerprint import fingerprint
+from hpvade._report._fingerprint import fingerprint
 
 
 def _sha(path):

@@ -12,7 +12,7 @@ from scipy import sparse
 
 import hpvade as hp
 from hpvade._report._contents import fingerprint_of_bulk
-from hpvade.models._fingerprint import fingerprint
+from hpvade._report._fingerprint import fingerprint
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

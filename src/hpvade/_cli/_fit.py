@@ -68,6 +68,6 @@ def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
 def _answers(model: "HPVADE", folder: Path | None = None) -> None:
     """Note which model answers."""
     if (run := current()) is not None:
-        from ..models._fingerprint import fingerprint
+        from .._report._fingerprint import fingerprint
 
         run.model = {"path": None if folder is None else str(folder), "sha256": fingerprint(model)}

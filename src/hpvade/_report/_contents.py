@@ -13,9 +13,9 @@ from anndata import AnnData
 from .._keys import Keys
 from .._text import listed
 from ..evaluation._align import compare
-from ..models._fingerprint import fingerprint
 from ..tl import evaluate, evaluate_per_type
 from . import _figures as figures
+from ._fingerprint import fingerprint
 from ._methods import OF_GROUPS, REFERENCES, methods
 
 _WIDE = 0.25  # of an interval; as much as a common type's whole fraction

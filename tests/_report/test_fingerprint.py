@@ -3,7 +3,7 @@ import re
 import pytest
 
 import hpvade as hp
-from hpvade.models._fingerprint import fingerprint
+from hpvade._report._fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
