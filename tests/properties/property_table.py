@@ -400,6 +400,7 @@ REFUSED = [
     "ConditionalVAE.get_normalized_expression",
     "CycleAE.get_normalized_expression",
     "IVAE.get_latent_library_size",
+    "RegularizedMultimodalVI.differential_expression",
 ]
 CLASSES = {
     "hpvade": "HPVADE",
