@@ -81,7 +81,7 @@ def intervals(result, adata, options):
 def variable_profiles(result, adata, options):
     """A row per sample and type; counts per million, shares that the sample resolves, and fractions."""
     names = options.get("variable_types", ["B"])
-    assert list(result.obs["sample"].astype(str)) == list(np.repeat(adata.obs_names.astype(str), len(names)))
+    assert list(result.obs["sample"].astype(str)) == [*adata.obs_names.astype(str)] * len(names)
     assert (result.X >= 0).all() and (result.X <= 1e6 * (1 + 1e-5)).all()
     for values in (result.layers["resolved"], result.obs["proportion"], result.obs["rna_proportion"]):
         assert (np.asarray(values) >= -1e-6).all() and (np.asarray(values) <= 1 + 1e-6).all()

@@ -179,3 +179,15 @@ def test_a_type_that_did_not_vary_has_no_profiles():
     fit = robust_variable(bulk, signature, [4])
     with pytest.raises(ValueError, match="may vary"):
         variable_profiles(bulk, signature, fit, 2)
+
+
+def test_a_sample_of_one_gene_spoils_no_other():
+    g = torch.Generator().manual_seed(0)
+    signature = torch.rand(60, 3, generator=g) ** 6
+    signature = signature / signature.sum(dim=0)
+    own = signature[:, 2] * (0.6 * torch.randn(8, 60, generator=g)).exp()
+    bulk = 0.2 * signature[:, 0] + 0.3 * signature[:, 1] + 0.5 * own / own.sum(dim=1, keepdim=True)
+    bulk[3] = torch.eye(60)[5]
+    fit = robust_variable(bulk, signature, [2], depth=torch.full((8,), 1e5))
+    assert torch.allclose(fit.rna_proportions.sum(dim=1), torch.ones(8), atol=1e-5)
+    assert 0 <= fit.variation[2] < 3

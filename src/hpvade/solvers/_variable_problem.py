@@ -183,7 +183,7 @@ class VariableProblem:
         moved, extra = (sum(x) for x in zip(*map(log_moments, shares, self.variation), strict=True))
         residual = torch.log(bulk + offset) - torch.log(mean) - moved
         base = self.gene_weight * self.dispersion / (self.dispersion + 1 / (mean * depth[:, None]))
-        scale = MAD * row_medians(residual.abs()) if last is None else last.scale
+        scale = (MAD * row_medians(residual.abs())).clamp(min=0.01) if last is None else last.scale
         for _ in range(0 if settled else 2):
             variance = scale.square() / base + extra
             weight = 1 / (base * variance.square())

@@ -116,6 +116,8 @@ def proportions_adata(bulk: AnnData, key: str = Keys.PROPORTIONS, *, n_cells: in
     """
     if n_cells is not None and (not isinstance(n_cells, int | np.integer) or n_cells < 1):
         raise ValueError(f"n_cells={n_cells!r}; expected a whole number of at least 1.")
+    if not bulk.obs_names.is_unique:
+        raise ValueError("names of samples repeat in bulk; call bulk.obs_names_make_unique() first.")
     values = predicted(table(bulk, key)).astype(float)
     fractions = values.to_numpy()
     if not np.isfinite(fractions).all() or (fractions < 0).any():
