@@ -71,7 +71,8 @@ class ExpressionMethods:
         store
             New folder, such as ``"expression.zarr"``, that the table is written to block by block; it is there whole or
             not at all. Memory then holds one block of it, and the bulk unless that is in a Dask array, of which it
-            holds a block for each thread. :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` read it. Needs zarr 3.
+            holds a block for each thread. :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` read it.
+            Needs zarr 3.
 
         Returns
         -------
