@@ -51,7 +51,7 @@ def test_cells_without_matrix_or_rows(name, trained, cells, unchanged):
     for adata in (empty, cells[:0].copy()):
         with unchanged(adata), pytest.raises(ValueError, match=r"X is empty|no cells|is empty|adata.X"):
             trained[name].get_latent_representation(adata)
-    with pytest.raises(TypeError, match="expected cells in an AnnData|expected an AnnData"):
+    with pytest.raises(TypeError, match="expected an AnnData"):
         trained[name].get_latent_representation(cells.X)
 
 

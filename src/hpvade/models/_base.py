@@ -178,7 +178,7 @@ class BaseModel(BaseModelClass):
             self._require_data()
         elif not isinstance(adata, kind := self._data_kind()):
             expected = "a MuData" if kind is MuData else "an AnnData"
-            raise TypeError(f"found a {type(adata).__qualname__}; expected cells in {expected}, as at setup.")
+            raise TypeError(f"found a {type(adata).__qualname__}; expected {expected}, as at setup.")
         elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         if isinstance(adata, AnnData) and adata.is_view and copy_if_view:
