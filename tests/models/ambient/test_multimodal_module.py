@@ -98,6 +98,19 @@ def test_rv_16_garbage_in_an_absent_block_changes_nothing(mode):
 
 
 @pytest.mark.parametrize("weights", ["equal", "universal", "cell"])
+def test_a_cell_without_any_counts_has_weights_and_the_mean_of_the_prior(weights):
+    m, tensors = module(latent_mode="weighted_mean", modality_weights=weights).eval(), batch()
+    inputs = m._get_inference_input(tensors)
+    for counts in inputs["x"].values():
+        counts[:2] = 0
+    w = m.cell_weights(**inputs)
+    torch.testing.assert_close(w.sum(1), torch.ones(16))
+    assert (w[:2] > 0).all() and (w[2:4] == torch.tensor([0.0, 1.0])).all()
+    found = m.inference(**inputs)["qz"]
+    assert (found.loc[:2] == 0).all() and torch.isfinite(found.scale).all()
+
+
+@pytest.mark.parametrize("weights", ["equal", "universal", "cell"])
 def test_rv_11_weighted_mean(weights):
     m, tensors = module(latent_mode="weighted_mean", modality_weights=weights).eval(), batch()
     if weights == "universal":

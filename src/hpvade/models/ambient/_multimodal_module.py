@@ -179,7 +179,10 @@ class RegularizedMultimodalVAE(VariationalModule):
         return self.weights(loc, present)
 
     def weights(self, loc: list[Tensor], present: dict[str, Tensor]) -> Tensor:
-        """Weights of the modalities in a mean (cells, modalities), zero for missing ones; rows sum to one."""
+        """Weights of the modalities in a mean (cells, modalities), zero for missing ones; rows sum to one.
+
+        A cell that has none is at the prior in all of them, and they count as if they were there.
+        """
         has = torch.stack([present[name] for name in self.modality_names], dim=-1)
         if self.modality_weights == "universal":
             logits = self.modality_weight_params.expand(len(has), -1)
@@ -187,7 +190,8 @@ class RegularizedMultimodalVAE(VariationalModule):
             logits = self.modality_weight_net(torch.cat(loc, dim=-1))
         else:
             logits = torch.zeros_like(has, dtype=loc[0].dtype)
-        return logits.masked_fill(~has, -math.inf).softmax(dim=-1)
+        missing = ~has & has.any(dim=-1, keepdim=True)
+        return logits.masked_fill(missing, -math.inf).softmax(dim=-1)
 
     def latent_scale(self, x: dict, covs: dict, present: dict, out: dict) -> Tensor | None:
         """Product of the automatic-relevance and the horseshoe factors, see spec 3.5."""
