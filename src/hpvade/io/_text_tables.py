@@ -230,7 +230,8 @@ def to_numbers(table: pd.DataFrame, rows: pd.Index, columns: pd.Index, name: str
     if bad.any():
         i, j = np.argwhere(bad)[0]
         raise ValueError(
-            f"{name}: {bad.sum()} values are not finite, the first in row {rows[i]!r}, column {columns[j]!r}."
+            f"{name}: {bad.sum()} values are not finite, the first in row {rows[i]!r}, column {columns[j]!r}; expected "
+            "numbers. Correct them or remove the row."
         )
     return values, notes
 
@@ -294,7 +295,8 @@ def _signs(cells: pd.Series, name: str) -> tuple[str, str]:
         if grouped.all():
             return ".", ","
         raise ValueError(
-            f"{name}: decimal commas ({has_comma.iloc[0]!r}) and points ({has_dot.iloc[0]!r}) in one table."
+            f"{name}: decimal commas ({has_comma.iloc[0]!r}) and points ({has_dot.iloc[0]!r}) in one table; expected "
+            "one decimal sign. Write the table again with one of them."
         )
     return ",", "."
 
