@@ -1,13 +1,16 @@
 """Intervals: coverage on planted truth, what makes them wide, what refuses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 import torch
 
 import hpvade as hp
 from hpvade.models.hpvade._deconvolve import PRIOR_WEIGHT
-from hpvade.models.hpvade._intervals import _scale, reference_uncertainty
+from hpvade.models.hpvade._intervals import _draw, _scale, reference_uncertainty
 from hpvade.reference._folds import Fold
 
 
@@ -194,3 +197,21 @@ def test_scale_of_several_studies_counts_the_differences_of_donors_once():
     np.testing.assert_allclose(_scale(same, 3, 0.0), same)
     np.testing.assert_allclose(_scale(same, 3, 1.0), [1.0, 1.0])  # their spread is drawn instead
     np.testing.assert_allclose(_scale(same, 3, 0.5), [2.0, 0.75])
+
+
+def test_draws_need_no_more_memory_than_they_fill():
+    """Each draw is the estimate plus scale x root of the covariance x noise; no copy of a root for every draw."""
+    rng = np.random.default_rng(0)
+    n, n_types, n_draws = 6, 40, 50
+    half = rng.normal(size=(n, n_types, n_types)) / 100
+    covariance, noise = half @ half.transpose(0, 2, 1), rng.normal(size=(n_draws, n, n_types))
+    rna, scale = rng.dirichlet(np.full(n_types, 5.0), n), rng.uniform(1, 2, n_types)
+    fit = SimpleNamespace(fit=SimpleNamespace(rna_proportions=torch.from_numpy(rna)))
+    tensors = (torch.from_numpy(x) for x in (covariance, np.ones((n_draws, n_types))))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        drawn = _draw(fit, torch.arange(n), *tensors, "rna", torch.from_numpy(scale), torch.from_numpy(noise))
+    assert max(event.cpu_memory_usage for event in profile.events()) <= 1.1 * noise.nbytes
+    roots = [scipy.linalg.sqrtm(matrix).real for matrix in covariance]
+    moved = np.stack([noise[:, k] @ roots[k].T * scale for k in range(n)], axis=1)
+    expected = (rna + moved).clip(min=0)
+    np.testing.assert_allclose(drawn, expected / expected.sum(axis=-1, keepdims=True), atol=1e-8)

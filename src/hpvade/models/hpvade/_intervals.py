@@ -265,7 +265,8 @@ def _draw(
     rna = fit.fit.rna_proportions[rows].double()
     value, vector = torch.linalg.eigh(covariance)
     root = scale[:, None] * (vector * value.clamp(min=0).sqrt()[:, None, :]) @ vector.transpose(1, 2)
-    amounts = (rna + (root @ noise[..., None])[..., 0]).clamp(min=0)
+    moved = (root @ noise.permute(1, 2, 0)).permute(2, 0, 1)  # not root @ noise[..., None], which repeats the roots
+    amounts = (rna + moved).clamp(min=0)
     amounts = torch.where(amounts.sum(dim=-1, keepdim=True) > 0, amounts, rna)
     if fractions == "cell":
         amounts = amounts / sizes[:, None, :]
