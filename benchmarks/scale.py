@@ -293,11 +293,13 @@ def figure(path: str) -> None:
         table = measured(results, first)
         lines = {top: times, bottom: {column.removesuffix(", GB").removeprefix("peak "): column for column in memory}}
         for axis, columns in lines.items():
+            ends = table[list(columns.values())].iloc[-1].rank()
             for name, column in columns.items():
                 values = table[column].clip(lower=0.05)  # what a table says as 0.0
                 (line,) = axis.plot(table[first], values, marker="o", ms=4)
                 place = table[first].iloc[-1], values.iloc[-1]
-                axis.annotate(name, place, (6, 0), textcoords="offset points", va="center", color=line.get_color())
+                apart = 6 * (ends[column] - ends.mean())  # points, where lines end together
+                axis.annotate(name, place, (6, apart), textcoords="offset points", va="center", color=line.get_color())
         seconds = table[list(times.values())].clip(lower=0.05).stack()
         decades = np.floor(np.log10(seconds.min())), np.ceil(np.log10(seconds.max()))
         top.set(xscale="log", yscale="log", ylim=10.0 ** np.array(decades))
