@@ -30,6 +30,7 @@ DRAWS = {"pl", "_report"}
 WRITES = ("_report", "hpvade.io._atomic")  # a page appears whole or not at all, as every file
 
 TESTED_ELSEWHERE = {
+    "models/_genes.py": "genes by name, in models/test_base.py",
     "tl/_profiles.py": "references of every kind, in tl/test_solve.py",
     "solvers/_variable_problem.py": "the regression of solvers/test_variable.py",
     "models/hpvade/_variable_types.py": "what names are refused, in models/hpvade/test_variable_profiles.py",

@@ -1,5 +1,6 @@
 """BaseModel: files that give back the same model, and refuse everything else."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +117,28 @@ def test_attribute_that_cannot_be_saved_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"\['cache_'\]\['S'\] is a Tensor"):
         model.save(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- genes by name
+
+
+def test_genes_are_compared_by_name(model, saved):
+    cases = {
+        r"2 of the 20 genes of the model are not in adata\.var_names, for example g0, g1": make_adata()[:, 2:].copy(),
+        r"in another order.*adata\[:, model_var_names\]\.copy\(\)": make_adata()[:, ::-1].copy(),
+        "with 1 others": ad.concat([make_adata(), ad.AnnData(np.ones((100, 1)), make_adata().obs)], axis=1),
+    }
+    for message, adata in cases.items():
+        columns = list(adata.obs)
+        with pytest.raises(ValueError, match=message):
+            Tiny.load(saved, adata=adata)
+        with pytest.raises(ValueError, match=message):
+            model.get_latent_representation(adata)
+        assert list(adata.obs) == columns and not adata.uns  # nothing was written
+    aligned = make_adata()[:, ::-1][:, Tiny.load(saved, adata=False).get_var_names()].copy()
+    np.testing.assert_array_equal(
+        Tiny.load(saved, adata=aligned).get_latent_representation(), model.get_latent_representation()
+    )
 
 
 # ---------------------------------------------------------------- inherited methods
