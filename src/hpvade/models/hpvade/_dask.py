@@ -96,7 +96,7 @@ def estimate_blocks(
     rows are then functions of their samples and the model: Dask may compute them anywhere, and again when a worker is
     lost.
 
-    Arguments are those of `hpvade.models.hpvade._deconvolve.estimates`; all samples are one cohort. `shares` of the
+    Arguments are those of `hpvade.models.hpvade._estimate.estimates`; all samples are one cohort. `shares` of the
     result are None, `fit` is that of the first pass.
 
     Raises
