@@ -26,7 +26,7 @@ import torch
 from _cohorts import Row, read_reference, rows
 
 import hpvade as hp
-from hpvade.models.hpvade._deconvolve import PRIOR_WEIGHT
+from hpvade.models.hpvade._estimate import PRIOR_WEIGHT
 from hpvade.solvers import marker_genes, nnls, robust
 
 REFERENCES = ["ref_pbmc3k", "ref_kang_ctrl_5donors", "kang_ctrl_stim:ctrl", "ref_hao_pbmc", "sc_cellbench_lines"]

@@ -21,7 +21,7 @@ from _cohorts import read_reference
 
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
-from hpvade.models.hpvade._deconvolve import estimate
+from hpvade.models.hpvade._estimate import estimate
 
 CELLS = {
     "pbmc3k": "ref_pbmc3k",

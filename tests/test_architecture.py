@@ -30,6 +30,8 @@ DRAWS = {"pl", "_report"}
 WRITES = ("_report", "hpvade.io._atomic")  # a page appears whole or not at all, as every file
 
 TESTED_ELSEWHERE = {
+    "models/_genes.py": "genes by name, in models/test_base.py",
+    "tl/_profiles.py": "references of every kind, in tl/test_solve.py",
     "solvers/_variable_problem.py": "the regression of solvers/test_variable.py",
     "models/hpvade/_variable_types.py": "what names are refused, in models/hpvade/test_variable_profiles.py",
     "_keys.py": "names only",
@@ -44,7 +46,7 @@ TESTED_ELSEWHERE = {
     "models/ambient/_likelihood.py": "one formula, against scipy in models/ambient/test_evidence.py",
     "models/cvae/_predict.py": "labels, counterfactuals and effects, in models/cvae/test_answers.py",
     "_cli/_options.py": "declarations of options, used by every command's test",
-    "io/_gene_names.py": "messages of test_bulk.py and test_reference_checks.py",
+    "io/_gene_names.py": "messages of io/test_bad_bulk.py and reference/test_checks.py",
     "models/cycleae/_fit.py": "training, in models/cycleae/test_model.py and test_bad_input.py",
     "models/cycleae/_tables.py": "the tables that CycleAE returns, in models/cycleae/test_model.py",
     "models/cycleae/_translate.py": "CycleAE.translate_reference, in models/cycleae/test_model.py",
@@ -53,7 +55,6 @@ TESTED_ELSEWHERE = {
     "models/hpvade/_literal_module.py": "both modules, in models/hpvade/test_scvi_module.py",
     "models/hpvade/_consensus.py": "several studies, in models/hpvade/test_studies.py",
     "models/hpvade/_study_methods.py": "several studies, in models/hpvade/test_studies.py",
-    "models/_encoding.py": "the file format, in models/test_base.py",
     "pl/_heat_map.py": "the heat map of pl/test_proportions.py",
     "pl/_strips.py": "boxes and points of pl/test_proportions.py",
     "_figures/_palette.py": "the colours of pl/test_proportions.py",

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import hpvade as hp
-from hpvade.models.hpvade._deconvolve import estimate
 from hpvade.models.hpvade._detection import simulated_estimate
+from hpvade.models.hpvade._estimate import estimate
 from hpvade.simulate import PlatformNoise
 
 KEY = "hpvade_qc"

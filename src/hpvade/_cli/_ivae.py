@@ -93,7 +93,7 @@ def train(
     import pandas as pd
     import scvi
 
-    from ..models._base import choose_device
+    from ..models._device import choose_device
     from ..models.ivae._model import IVAE
     from ._fit import quiet
 

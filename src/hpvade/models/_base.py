@@ -1,4 +1,7 @@
-"""What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work."""
+"""What every hpvade model shares: a safe file format, genes checked by name, methods of scvi that work.
+
+Longer than other files for the docstrings of the public methods.
+"""
 
 import contextlib
 import inspect
@@ -7,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import rich.pretty  # noqa: F401  scvi's view methods use it without importing it
-import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass, VAEMixin
+from scvi.model.base import BaseModelClass
 
 from ..io._atomic import locked
 from ._card import write_card
+from ._device import choose_device
+from ._genes import refuse_other_genes
 from ._manager import WeakManager, forget_with, keeping, weak
 from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
 
@@ -324,123 +328,6 @@ class BaseModel(BaseModelClass):
         labels = f", {stats['n_labels']} labels" if "n_labels" in stats else ""
         data = "" if self.adata is not None else ", without data"
         return f"<{type(self).__name__}({options}): {status}; {size}{labels}{data}>"
-
-
-class VAEMethods(VAEMixin):
-    """scvi's VAE methods on cells, without those that give wrong numbers in the oldest version supported."""
-
-    def get_latent_representation(self, adata: AnnData | None = None, indices=None, **kwargs):
-        """Latent representation of cells (cells x latent), see scvi-tools; rows in the order of `indices`, always."""
-        cells, position = file_order(self.adata if adata is None else adata, indices)
-        found = super().get_latent_representation(adata, cells, **kwargs)
-        return tuple(part[position] for part in found) if isinstance(found, tuple) else found[position]
-
-    def get_elbo(self, adata: AnnData | None = None, indices=None, *args, **kwargs):
-        """Lower bound of the log-likelihood, see scvi-tools; cells in the order of `indices`, always."""
-        cells, position = file_order(self.adata if adata is None else adata, indices)
-        found = super().get_elbo(adata, cells, *args, **kwargs)
-        return found[position] if found.ndim else found
-
-    def get_reconstruction_error(self, adata: AnnData | None = None, indices=None, *args, **kwargs):
-        """Minus the log-likelihood of the counts, see scvi-tools; cells in the order of `indices`, always."""
-        cells, position = file_order(self.adata if adata is None else adata, indices)
-        found = super().get_reconstruction_error(adata, cells, *args, **kwargs)
-        return {name: value[position] if value.ndim else value for name, value in found.items()}
-
-    def get_marginal_ll(self, *args, **kwargs):
-        """Marginal log-likelihood of the cells, where the module has a ``marginal_ll``."""
-        if not hasattr(self.module, "marginal_ll"):
-            raise NotImplementedError(f"{type(self).__name__} has no marginal likelihood. Use `get_elbo()`, its bound.")
-        return super().get_marginal_ll(*args, **kwargs)
-
-    def get_aggregated_posterior(self, *args, **kwargs):
-        """Refused: scvi-tools 1.4.2 takes the variance for the standard deviation."""
-        raise NotImplementedError(
-            "the aggregated posterior is wrong in scvi-tools 1.4.2. Use `get_latent_representation(return_dist=True)`, "
-            "which gives mean and variance per cell."
-        )
-
-    def differential_abundance(self, *args, **kwargs):
-        """Refused: it stands on :meth:`get_aggregated_posterior`."""
-        raise NotImplementedError(
-            "differential abundance is wrong in scvi-tools 1.4.2. Compare proportions between samples, or use "
-            "`get_latent_representation()` with a method for neighbourhoods, such as pertpy's Milo."
-        )
-
-
-def file_order(adata: AnnData | None, indices) -> tuple[np.ndarray | list | None, np.ndarray | slice]:
-    """Cells to ask scvi for, and where the ones of `indices` are in its answer.
-
-    Scvi reads cells of backed data in the order of the file, whatever the order of `indices`. All other data come in
-    the order that is asked for.
-
-    Examples
-    --------
-    >>> import anndata, numpy as np
-    >>> file_order(anndata.AnnData(np.ones((3, 2))), [2, 0])
-    ([2, 0], slice(None, None, None))
-    """
-    if indices is None or adata is None or not adata.isbacked:
-        return indices, slice(None)
-    return np.unique(np.arange(adata.n_obs)[indices], return_inverse=True)
-
-
-def choose_device(accelerator: str, device: int | str) -> torch.device:
-    """Find the torch device for scvi's `accelerator` and `device`; ValueError when it is not there.
-
-    Examples
-    --------
-    >>> choose_device("cpu", "auto")
-    device(type='cpu')
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind = {"gpu": "cuda", "auto": "cuda" if there["cuda"] else "cpu"}.get(accelerator, accelerator)
-    if isinstance(device, str) and device != "auto" and not device.isdigit():
-        named = torch.device(device)
-        kind, device = (named.type if accelerator == "auto" else kind), (named.index or 0)
-        if kind != named.type:
-            raise ValueError(f"accelerator={accelerator!r} and device={str(named)!r} contradict each other; give one.")
-    if kind not in there:
-        raise ValueError(f"accelerator={accelerator!r} is unknown; expected 'auto', 'cpu', 'gpu' or 'mps'.")
-    if not there[kind]:
-        raise ValueError(f"accelerator={accelerator!r} was asked for, but this machine has none. Use 'auto' or 'cpu'.")
-    if kind != "cuda":
-        return torch.device(kind)
-    index = torch.cuda.current_device() if device == "auto" else int(device)
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"device={device} was asked for, but there are {torch.cuda.device_count()} GPUs, from 0.")
-    return torch.device(kind, index)
-
-
-def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model: str) -> None:
-    """Raise ValueError unless the genes of `adata` are `genes` in the same order; `model` is how to write the model.
-
-    For a MuData `genes` is a dict with those of every modality in use.
-    """
-    if isinstance(adata, MuData) != isinstance(genes, dict):
-        raise TypeError(
-            f"found a {type(adata).__name__}; expected {'a MuData' if isinstance(genes, dict) else 'an AnnData'}."
-        )
-    if isinstance(genes, dict):
-        if absent := [name for name in genes if name not in adata.mod]:
-            raise ValueError(f"mdata has no modalities {absent}; it has {list(adata.mod)}.")
-        for name, names in genes.items():
-            refuse_other_genes(adata.mod[name], names, model)
-        return
-    genes = np.asarray(genes)
-    found = adata.var_names.astype(str)
-    if np.array_equal(found, genes):
-        return
-    if missing := list(np.asarray(genes)[~np.isin(genes, found)]):
-        raise ValueError(
-            f"{len(missing)} of the {len(genes)} genes of the model are not in adata.var_names, for example "
-            f"{', '.join(missing[:3])}. Expected the genes the model was set up with."
-        )
-    what = "in another order" if len(found) == len(genes) else f"with {len(found) - len(genes)} others"
-    raise ValueError(
-        f"adata.var_names holds the genes of the model {what}. They are not reordered silently: use "
-        f"`model_var_names = {model}.get_var_names(); adata = adata[:, model_var_names].copy()`."
-    )
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ def diagnose(
 
 
 def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
-    from ..models.hpvade._deconvolve import estimate  # here: importing `tl` must not load torch
+    from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
     from ..models.hpvade._model import HPVADE
 
     if not isinstance(model, HPVADE):
@@ -260,7 +260,7 @@ def _explain(module, found) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _unknown(module, found) -> np.ndarray:
     """Fraction of RNA that varies between samples and belongs to no type; NaN where samples or genes are too few."""
-    from ..models.hpvade._deconvolve import find_unknown
+    from ..models.hpvade._unknown import find_unknown
 
     try:
         return _array(find_unknown(module, found).unknown)

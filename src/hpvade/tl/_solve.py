@@ -1,10 +1,8 @@
 """Classical deconvolution in one call: bulk and reference as AnnData in, one solver, one write at the end."""
 
 import inspect
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal, get_args
 
@@ -18,15 +16,13 @@ from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
 from ..io._frames import as_bulk
 from ..io._names import make_writable
-from ..io._rows import in_memory, pick_matrix
 from ..reference._cell_size import cell_sizes
-from ..reference._checks import check_reference, check_signature
 from ..reference._measured import Batch, exceptions, placed, read_measured
-from ..reference._signature import donor_variance, gene_scores, reference_signature, sum_chunks
+from ..reference._signature import gene_scores
+from ._profiles import Profiles, choose_genes, read_cells, read_signature
 
 Method = Literal["nnls", "rlr", "dwls", "music", "hspe", "instaprism", "robust"]
 
-_LABELS_KEY = "cell_type"
 # arguments of solvers that are filled in here, or say nothing in a table of proportions
 _INTERNAL = {"bulk", "signature", "weight", "variance", "depth", "anchor", "anchor_weight", "covariance"}
 
@@ -139,9 +135,9 @@ def solve(
     device = _device(device)
     of_cells = {"labels_key": labels_key, "sample_key": sample_key, "layer": layer}
     if isinstance(reference, pd.DataFrame):
-        profiles = _read_signature(reference, method, of_cells)
+        profiles = read_signature(reference, method, of_cells)
     else:
-        profiles = _read_cells(reference, method, of_cells)
+        profiles = read_cells(reference, method, of_cells)
     variable = _variable(variable_types, method, profiles.types)
     umi = profiles.mean_counts.sum(axis=0)
     sizes = cell_sizes(profiles.types, umi, cell_size)
@@ -174,7 +170,7 @@ def solve(
             UserWarning,
             stacklevel=2,
         )
-    chosen = [_choose_genes(profiles, batch.present, genes) for batch in batches]
+    chosen = [choose_genes(profiles, batch.present, genes) for batch in batches]
     content = sizes if of_one_total else umi
     solved = [
         _run(method, batch, profiles, at, content, device, options, variable)
@@ -217,7 +213,7 @@ def solve(
 
 def _sizes(pooled: np.ndarray, umi: np.ndarray, distance: float) -> np.ndarray:
     """RNA content per cell (types,) as the model takes it: pooled as far as the bulk is of another platform."""
-    from ..models.hpvade._deconvolve import trust_in_published_sizes
+    from ..models.hpvade._estimate import trust_in_published_sizes
 
     ratio = pooled / umi
     return umi * (ratio / ratio.mean()) ** trust_in_published_sizes(distance)
@@ -226,17 +222,6 @@ def _sizes(pooled: np.ndarray, umi: np.ndarray, distance: float) -> np.ndarray:
 def _table(bulk: AnnData, types: list[str], batches: list[Batch], parts) -> pd.DataFrame:
     """Fractions (samples of the bulk x types), rows that sum to one; NaN for samples that were skipped."""
     return closed(placed(bulk, types, zip((batch.samples for batch in batches), parts, strict=True)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Profiles:
-    """Mean counts per cell (genes x types), and the variance between donors of their shares where it is needed."""
-
-    genes: pd.Index
-    types: list[str]
-    mean_counts: np.ndarray
-    n_donors: int
-    variance: np.ndarray | None = None
 
 
 def _check_options(method: str, options: dict) -> None:
@@ -273,99 +258,7 @@ def _device(device: str):
     return found
 
 
-def _read_signature(signature: pd.DataFrame, method: str, of_cells: dict) -> _Profiles:
-    if given := [name for name, value in of_cells.items() if value is not None]:
-        raise ValueError(f"The reference is a signature, to which {listed(given)} does not apply; leave it out.")
-    if method == "music":
-        raise ValueError("method='music' needs the variance between donors; a signature has none. Pass cells.")
-    check_signature(signature)
-    values = signature.to_numpy(dtype=float)
-    return _Profiles(pd.Index(signature.index.astype(str)), [str(c) for c in signature.columns], values, 0)
-
-
-def _read_cells(adata: AnnData, method: str, keys: dict) -> _Profiles:
-    """Donor-averaged profiles of checked cells."""
-    if keys["labels_key"] is None and isinstance(adata, AnnData):
-        given = {name: value for name, value in keys.items() if value is not None}
-        keys = {"labels_key": _LABELS_KEY, "sample_key": None, "layer": None} | _registered(adata) | given
-    check_reference(adata, **keys)
-    obs = in_memory(adata.obs)
-    labels = obs[keys["labels_key"]].astype("category").cat.remove_unused_categories().cat
-    donors = np.zeros(adata.n_obs, dtype=int)
-    if keys["sample_key"] is not None:
-        donors = obs[keys["sample_key"]].astype("category").cat.codes.to_numpy().astype(int)
-    types = [str(name) for name in labels.categories]
-    chunks = sum_chunks(
-        pick_matrix(adata, keys["layer"], "adata")[0],
-        labels.codes.to_numpy().astype(int),
-        donors,
-        len(types),
-        np.random.default_rng(0),
-        chunk_size=adata.n_obs,  # whole groups: the sums per donor do not depend on the generator
-    )
-    variance = donor_variance(chunks) if method == "music" else None
-    mean_counts = reference_signature(chunks).mean_counts
-    return _Profiles(adata.var_names, types, mean_counts, len(np.unique(donors)), variance)
-
-
-def _registered(adata: AnnData) -> dict:
-    """Columns and layer of `HPVADE.setup_anndata`, if this object was set up in this process."""
-    if "scvi" not in sys.modules:
-        return {}
-    from ..models.hpvade._model import HPVADE
-
-    try:
-        manager = HPVADE._get_most_recent_anndata_manager(adata)
-    except ValueError:  # a copy of one that was
-        manager = None
-    if manager is None:
-        return {}
-    setup = manager.registry["setup_args"]
-    donors = setup["batch_key"] if setup["sample_key"] is None else setup["sample_key"]
-    return {"labels_key": setup["labels_key"], "sample_key": donors, "layer": setup["layer"]}
-
-
-def _choose_genes(profiles: _Profiles, present: np.ndarray, genes) -> np.ndarray:
-    """Positions of the genes to fit."""
-    if isinstance(genes, str) and genes != "markers":
-        raise ValueError(f"genes={genes!r}; expected 'markers', a number, a list of names, or None for all.")
-    asked = f"genes={genes}"
-    if isinstance(genes, str):
-        chosen = _markers(profiles, present)
-    elif genes is None:
-        chosen = np.flatnonzero(present & (profiles.mean_counts.sum(axis=1) > 0))
-    elif isinstance(genes, int | np.integer):
-        score = np.where(present, gene_scores(profiles.mean_counts, profiles.genes.to_numpy()), 0.0)
-        chosen = np.argsort(-score, kind="stable")[: min(max(genes, 0), int((score > 0).sum()))]
-    else:
-        names = pd.Index(genes).unique()
-        asked = f"The list of {len(names)} genes"
-        if len(unknown := names[~names.isin(profiles.genes)]):
-            raise ValueError(
-                f"{len(unknown)} of {len(names)} genes asked for are not in the reference: {listed(unknown, 3)}."
-            )
-        at = profiles.genes.get_indexer(names)
-        chosen = at[present[at]]
-    if len(chosen) < len(profiles.types):
-        raise ValueError(
-            f"{asked} leaves {len(chosen)} genes that the bulk has, fewer than the {len(profiles.types)} types; "
-            "expected one per type or more."
-        )
-    return np.sort(chosen)
-
-
-def _markers(profiles: _Profiles, present: np.ndarray) -> np.ndarray:
-    """Positions of the genes that tell each pair of types apart."""
-    import torch
-
-    from ..solvers import marker_genes
-
-    allowed = present & (gene_scores(profiles.mean_counts, profiles.genes.to_numpy()) > 0)
-    share = torch.from_numpy(profiles.mean_counts / profiles.mean_counts.sum(axis=0))
-    return marker_genes(share, torch.from_numpy(allowed)).numpy()
-
-
-def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device, options, variable) -> tuple:
+def _run(method: str, batch: Batch, profiles: Profiles, chosen, content, device, options, variable) -> tuple:
     """Fractions of RNA by the solver, and of cells by plain NNLS on all genes; platform distance; the solver's answer.
 
     `content` (types,) is the RNA content per cell with which equal numbers of cells become a prior.
@@ -373,7 +266,7 @@ def _run(method: str, batch: Batch, profiles: _Profiles, chosen, content, device
     import torch
 
     from .. import solvers
-    from ..models.hpvade._deconvolve import FACTOR_SAMPLES, PRIOR_WEIGHT, cohort_distance
+    from ..models.hpvade._estimate import FACTOR_SAMPLES, PRIOR_WEIGHT, cohort_distance
 
     shares, mean_counts, on, index = (
         torch.from_numpy(x).to(device) for x in (batch.bulk.shares, profiles.mean_counts, batch.present, chosen)

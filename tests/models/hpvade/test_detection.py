@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import hpvade as hp
-from hpvade.models.hpvade._deconvolve import estimate
 from hpvade.models.hpvade._detection import _without, matching_noise, simulated_estimate
+from hpvade.models.hpvade._estimate import estimate
 from hpvade.simulate import PlatformNoise
 
 QUIET = PlatformNoise(platform_sd=(0, 0), type_sd=0, size_sd=0, sample_sd=0, dispersion=(1e-6, 1e-6))

@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 import hpvade as hp
-from hpvade.models.hpvade._deconvolve import PRIOR_WEIGHT
+from hpvade.models.hpvade._estimate import PRIOR_WEIGHT
 from hpvade.models.hpvade._intervals import _draw, _scale, reference_uncertainty
 from hpvade.reference._folds import Fold
 

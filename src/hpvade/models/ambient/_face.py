@@ -3,8 +3,9 @@
 import numpy as np
 
 from ...train._splitter import split_cells, torch_rng
-from .._base import BaseModel, VAEMethods
+from .._base import BaseModel
 from .._training import Budget, CellTraining
+from .._vae import VAEMethods
 from ._details import DetailMethods
 from ._fixed_draws import fixed_draws
 from ._query import apply_masks, load_query

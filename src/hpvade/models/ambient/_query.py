@@ -8,7 +8,8 @@ from mudata import MuData
 from scipy import sparse
 
 from ...io._gene_names import refuse_duplicates
-from .._base import _init_arguments, choose_device
+from .._base import _init_arguments
+from .._device import choose_device
 from ._setup import categories
 from ._shared_module import AMBIENT, BATCH, CONDITIONING, DISPERSION, ENCODER, LIBRARY, SCALING
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...io._rows import iter_rows, pick_matrix
 from ...reference._checks import check_cells
-from .._base import refuse_other_genes
+from .._genes import refuse_other_genes
 from ._vocabulary import Vocabulary
 
 

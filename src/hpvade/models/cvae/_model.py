@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from .._base import VAEMethods
 from .._training import Budget, CellTraining
+from .._vae import VAEMethods
 from . import _generate, _predict
 from ._answers import Answers
 from ._checkpoint import checkpoint, load_trained_model, write_checkpoint

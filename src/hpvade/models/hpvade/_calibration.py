@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 
 from ...io._frames import as_bulk
-from ._deconvolve import estimate
+from ._estimate import estimate
 
 MIN_SAMPLES = 5
 FLOOR = 0.005  # added to fractions before logs: half a per cent is about what a count of cells can tell from none

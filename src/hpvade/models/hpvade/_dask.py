@@ -15,8 +15,8 @@ from ...io._rows import in_memory, is_dask, pick_matrix
 from ...reference._measured import Batch, closed_over
 from ...solvers import VariableFit, nnls
 from ._consensus import StudyFit
-from ._deconvolve import FACTOR_SAMPLES, PRIOR_WEIGHT, Estimate, Prior, estimate_shares, estimates, read_prior
 from ._deconvolve import deconvolve as deconvolve_in_memory
+from ._estimate import FACTOR_SAMPLES, PRIOR_WEIGHT, Estimate, Prior, estimate_shares, estimates, read_prior
 from ._variable_types import variable_columns
 
 _BLOCK_VALUES = 2**24  # values of a block: 64 MB, and a few times as much while it is solved
@@ -96,7 +96,7 @@ def estimate_blocks(
     rows are then functions of their samples and the model: Dask may compute them anywhere, and again when a worker is
     lost.
 
-    Arguments are those of `hpvade.models.hpvade._deconvolve.estimates`; all samples are one cohort. `shares` of the
+    Arguments are those of `hpvade.models.hpvade._estimate.estimates`; all samples are one cohort. `shares` of the
     result are None, `fit` is that of the first pass.
 
     Raises

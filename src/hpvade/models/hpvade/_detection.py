@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 
 from ...simulate import ChunkSums, PlatformNoise, draw_mixtures, sample_proportions
-from ._deconvolve import Estimate, estimate, estimate_shares
+from ._estimate import Estimate, estimate, estimate_shares
 
 SPIKES = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 TRAINING_NOISE = PlatformNoise()

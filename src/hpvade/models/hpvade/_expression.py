@@ -15,7 +15,7 @@ from torch import Tensor
 from ...io._frames import as_bulk
 from ...io._rows import is_dask, pick_matrix
 from ._dask import estimate_blocks, read_blocks
-from ._deconvolve import Estimate, estimate
+from ._estimate import Estimate, estimate
 from ._expression_store import create_arrays, finish, new_store, open_arrays, refuse_existing
 
 _FLOOR = 1e-6  # share of the total below which residuals are counting noise

@@ -15,7 +15,7 @@ from ...io._frames import as_bulk
 from ...io._names import writable
 from ...reference._measured import placed
 from ...solvers import marker_genes
-from ._deconvolve import Estimate, estimate
+from ._estimate import Estimate, estimate
 
 LEAF = "type"
 FLOOR = 5e-5  # share of the total added before logs, as in `marker_genes`

@@ -15,7 +15,7 @@ from ...reference._folds import Fold
 from ...reference._measured import placed
 from ...solvers._influence import covariance_of_mean
 from ._consensus import StudyFit
-from ._deconvolve import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_published_sizes
+from ._estimate import PRIOR_WEIGHT, Estimate, estimates, to_shares, trust_in_published_sizes
 
 # Scale of the standard deviations on another study or platform, where genes err together and about one in four is an
 # independent draw, and standard deviation of log RNA content per cell between published tables. Both set once on

@@ -25,12 +25,13 @@ from ...reference._labels import warn_of_labels
 from ...reference._simulate import simulate_from_cells
 from ...solvers import robust
 from ...train._runner import ResumableTrainRunner
-from .._base import BaseModel, VAEMethods
+from .._base import BaseModel
+from .._vae import VAEMethods
 from ._calibration import CalibrationMethods
 from ._cell_expression import CellExpressionMethods
 from ._dask import deconvolve
-from ._deconvolve import PRIOR_WEIGHT
 from ._detection import DetectionMethods
+from ._estimate import PRIOR_WEIGHT
 from ._expression import ExpressionMethods
 from ._hierarchy import HierarchyMethods
 from ._intervals import IntervalMethods

@@ -6,7 +6,7 @@ import torch
 from anndata import AnnData
 
 from ...solvers import MIN_SAMPLES, platform_factor
-from ._deconvolve import estimate
+from ._estimate import estimate
 
 
 class PlatformMethods:

@@ -4,7 +4,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ...io._frames import as_bulk
-from ._deconvolve import estimate
+from ._estimate import estimate
 
 
 class StudyMethods:

@@ -10,7 +10,7 @@ from ...reference._signature import Signature, gene_scores
 from ...reference._studies import Studies
 from ...train._fit import check_options, fit, run_seed, saved_split
 from ...train._splitter import split_cells
-from .._base import choose_device
+from .._device import choose_device
 from ._intervals import reference_uncertainty
 from ._sorted import mark_sorted
 from ._training_data import TrainingData

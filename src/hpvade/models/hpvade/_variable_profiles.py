@@ -8,7 +8,7 @@ import torch
 from anndata import AnnData
 
 from ...solvers import variable_profiles
-from ._deconvolve import estimate
+from ._estimate import estimate
 
 
 class VariableMethods:

@@ -8,8 +8,8 @@ import pandas as pd
 from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
-from .._base import file_order
 from .._differential import DifferentialExpression
+from .._vae import file_order
 
 
 class ExpressionMethods(DifferentialExpression, RNASeqMixin):

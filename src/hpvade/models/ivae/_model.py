@@ -13,8 +13,8 @@ from scvi import REGISTRY_KEYS
 
 from ..._keys import Keys
 from ...train._splitter import split_cells, torch_rng
-from .._base import VAEMethods
 from .._training import Budget, CellTraining
+from .._vae import VAEMethods
 from ._axes import order_axes
 from ._data import CellModel
 from ._expression import ExpressionMethods
