@@ -24,6 +24,11 @@ def test_a_first_line_of_a_gene_is_no_header():
     assert "no header line" in " ".join(layout.notes)
 
 
+def test_a_first_line_in_another_notation_than_the_rows():
+    layout = laid("CD3E;1,5;2\nCD19;7;3\nACTB;8;4\n")
+    assert layout.values.tolist() == [[1.5, 7, 8], [2, 3, 4]] and "decimal commas" in layout.notes
+
+
 def test_a_first_line_in_doubt_is_refused():
     with pytest.raises(ValueError, match=r"cannot tell whether the first line \(thing, 4, 5"):
         laid("thing,4,5\nx1,7,8\nx2,8,9\n")

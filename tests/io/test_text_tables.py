@@ -17,7 +17,7 @@ def test_numbers(text):
     assert is_number(text)
 
 
-@pytest.mark.parametrize("text", ["", "NA", "a1", "1a", "-", "1-2", "e5", "chr1"])
+@pytest.mark.parametrize("text", ["", "NA", "a1", "1a", "-", "1-2", "e5", "chr1", "０", "²"])
 def test_what_is_no_number(text):
     assert not is_number(text)
 
@@ -87,3 +87,8 @@ def test_a_quotation_mark_that_is_not_closed(tmp_path):
     path.write_text('gene,s1,s2\nCD3E,1,2\nACTB,"3,4\nMS4A1,5,6\n')
     with pytest.raises(ValueError, match=r"bulk\.csv"):
         hp.io.read_bulk(path)
+
+
+def test_a_first_line_with_more_fields_than_the_others_is_named():
+    with pytest.raises(ValueError, match=r"line 1 has 6 fields, the others have 3 .*'b 7 1 0 0 1'.*damaged, truncated"):
+        parse_cells("b 7 1 0 0 1\nCD3E 0 7\nb 1 1\nCD4 0 0", "t")

@@ -88,6 +88,12 @@ def test_empty_samples_stay_finite():
     assert torch.isfinite(fitted(True)(torch.zeros(2, 12))).all()
 
 
+@pytest.mark.parametrize("scale_free", [True, False])
+def test_no_gene_present_is_zero_everywhere(scale_free):
+    layer = Standardizer(3, scale_free=scale_free)
+    assert torch.equal(layer(torch.ones(2, 3), torch.zeros(3)), torch.zeros(2, 3))
+
+
 def test_statistics_are_part_of_the_state_dict():
     module = fitted(True)
     assert set(module.state_dict()) == {"mean", "std"}

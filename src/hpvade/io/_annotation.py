@@ -41,7 +41,7 @@ def read_obs(path: Path) -> pd.DataFrame:
     heads = [head or f"column_{i}" for i, head in enumerate(cells.first)]
     twice = pd.Index(heads)[pd.Index(heads).duplicated()]
     if len(twice):
-        raise ValueError(f"{path.name} has the column {twice[0]!r} more than once.")
+        raise ValueError(f"{path.name} has the column {twice[0]!r} more than once. Rename one.")
     columns = {}
     for head, key in zip(heads, cells.rows, strict=True):
         column = cells.rows[key]
@@ -67,10 +67,13 @@ def read_numbers(path: Path) -> pd.DataFrame:
     columns = pd.Index(cells.first[1:])
     for name, key in zip(columns, cells.rows.columns[1:], strict=True):
         if not looks_numeric(cells.rows[key]):
-            raise ValueError(f"{path}: column {name!r} is not numeric; its first cell is {cells.rows[key].iloc[0]!r}.")
+            first = cells.rows[key].iloc[0]
+            raise ValueError(
+                f"{path}: column {name!r} is not numeric; its first cell is {first!r}. Correct or remove it."
+            )
     for index, what in ((names, "sample"), (columns, "column")):
         if index.has_duplicates:
-            raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once.")
+            raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once. Rename one.")
     empty = cells.rows.iloc[:, 1:].apply(lambda cell: cell.isna() | cell.astype(str).str.strip().isin(_NOTHING))
     given = ~(empty.all(axis=1) & (len(columns) > 1)).to_numpy()
     values = np.full((len(names), len(columns)), np.nan)

@@ -79,9 +79,8 @@ def read_whole(path: Path, kind: str) -> AnnData:
     try:
         return read_zarr(path) if kind == "zarr" else read_h5ad(path)
     except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as {'a zarr folder' if kind == 'zarr' else 'an h5ad file'}: {error}"
-        ) from error
+        what = "a zarr folder" if kind == "zarr" else "an h5ad file"
+        raise ValueError(f"{path} cannot be read as {what}: {error}. Write it again with anndata.") from error
 
 
 def read_sheet(path: Path, sheet: str | None = None) -> Cells:
@@ -96,14 +95,16 @@ def read_sheet(path: Path, sheet: str | None = None) -> Cells:
         with path.open("rb") as stream:  # a stream: openpyxl refuses other endings
             book = openpyxl.load_workbook(io.BytesIO(stream.read()), read_only=True, data_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as an Excel file: {error}") from error
+        raise ValueError(f"{path} cannot be read as an Excel file: {error}. Save it again.") from error
     if sheet is not None and sheet not in book.sheetnames:
         raise ValueError(f"{path} has no sheet {sheet!r}; its sheets are {book.sheetnames}.")
     sheets = [book[sheet]] if sheet is not None else book.worksheets
     texts = [(one.title, _as_text(one)) for one in sheets]
     texts = [(title, text) for title, text in texts if text.count("\n") > 1 and text.count("\t") > 1]
     if not texts:
-        raise ValueError(f"{path} has no sheet with a table.")
+        raise ValueError(
+            f"{path} has no sheet with a table; expected names and numbers in at least two rows and columns."
+        )
     title, text = texts[0]
     notes = [f"sheet {title!r}"]
     if len(texts) > 1:

@@ -99,9 +99,14 @@ def _with_header(cells: Cells, name: str, stem: str, notes: list[str]) -> tuple[
             "column 'gene' or 'sample' in a header line."
         )
     top = pd.DataFrame([first], columns=rows.columns)
+    rows = rows.copy()
     for column in rows.columns:
         if pd.api.types.is_numeric_dtype(rows[column]):
-            top[column] = pd.to_numeric(top[column])
+            number = pd.to_numeric(top[column], errors="coerce")
+            if number.notna().all():
+                top[column] = number
+            else:  # in another notation than the rows below, which `to_numbers` understands or refuses
+                rows[column] = rows[column].astype(str)
     count = len(first) - 1
     notes.append("no header line" + (f"; samples are called sample_1 to sample_{count}" if count > 1 else ""))
     heads = ["", stem] if count == 1 else ["", *(f"sample_{i}" for i in range(1, count + 1))]
@@ -165,7 +170,7 @@ def _genes_are_rows(table, heads, plain, text, name, genes, notes) -> bool:
 
 def _genes_as_rows(table, heads, plain, text, name, notes) -> Layout:
     if not text:
-        raise ValueError(f"{name} has no column with names of genes; its columns are {heads[:6]}.")
+        raise ValueError(f"{name} has no column with names of genes; its columns are {heads[:6]}. Add one.")
     at = _name_column(table, plain, text)
     index = pd.Index([str(gene).strip().strip("'") for gene in table.iloc[:, at]])
     var = pd.DataFrame(index=index)

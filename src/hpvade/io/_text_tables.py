@@ -15,7 +15,7 @@ import pandas as pd
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ": "spaces"}
 _HEAD = 200  # lines that are looked at
 _MAX_ABOVE = 20  # lines of a title above a table, at most
-_NUMBER = re.compile(r"[+-]?(?:\d[\d.,'\u00a0\u202f ]*|[.,]\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d[\d.,'\u00a0\u202f ]*|[.,]\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _HEAD_OF_NAMES = re.compile(
     r"#?(genes?|ensembl|hgnc|symbol|samples?|barcode|cell|transcript|target)([ _.-]?(ids?|names?|symbol))*",
     re.IGNORECASE,
@@ -87,7 +87,8 @@ def parse_cells(text: str, name: str, notes: list[str] | None = None) -> Cells:
     if above:
         notes.append(f"{above} line{'s' * (above > 1)} above the table left out: {body[0][1].strip()[:60]!r}")
         body = body[above:]
-    first, is_header = split(body[0][1]), None
+    head = body[0]
+    first, is_header = split(head[1]), None
     hashed = split(comments[-1].lstrip("#")) if comments else []
     if len(hashed) == width and comments[-1][1:2].strip():  # "# words" are a remark, "#gene" is a header
         first, is_header = hashed, True
@@ -97,7 +98,7 @@ def parse_cells(text: str, name: str, notes: list[str] | None = None) -> Cells:
         first, is_header = ["", *first], True
     if not body:
         raise ValueError(f"{name} has one line only; expected a header and one line per gene or sample.")
-    _refuse_ragged(body, delimiter, split, width, name)
+    _refuse_ragged(body if len(first) == width else [*body, head], delimiter, split, width, name)
     notes.append(f"fields separated by {_DELIMITERS[delimiter]}")
     try:
         rows = _parse(body, delimiter, width, {0: str})
@@ -248,8 +249,9 @@ def _refuse_cells(text: pd.DataFrame, rows: pd.Index, columns: pd.Index, name: s
             f"{name}: {n_empty} cells are empty or NA, the first in {where}. Fill them in (0 if the gene was not "
             "expressed) or remove these genes; if rows are cut short, the file is truncated."
         )
-    second = " Line 2 looks like a second header; remove it." if i == 0 and not found[0].any() else ""
-    raise ValueError(f"{name}: {(~found).sum()} cells are no numbers, the first is {cell!r} in {where}.{second}")
+    is_second = i == 0 and not found[0].any()
+    remedy = "Line 2 looks like a second header; remove it." if is_second else "Correct them, or remove these rows."
+    raise ValueError(f"{name}: {(~found).sum()} cells are no numbers, the first is {cell!r} in {where}. {remedy}")
 
 
 def _from_text(text: pd.DataFrame, name: str) -> tuple[np.ndarray, list[str]]:
@@ -267,7 +269,9 @@ def _from_text(text: pd.DataFrame, name: str) -> tuple[np.ndarray, list[str]]:
     try:
         return bare.astype(float).unstack().to_numpy(), notes
     except ValueError as error:
-        raise ValueError(f"{name}: numbers in more than one notation: {error}.") from error
+        raise ValueError(
+            f"{name}: numbers in more than one notation: {error}. Write the table again with one of them."
+        ) from error
 
 
 def _signs(cells: pd.Series, name: str) -> tuple[str, str]:
@@ -277,7 +281,10 @@ def _signs(cells: pd.Series, name: str) -> tuple[str, str]:
     if len(both):
         last = {max(cell.rfind(","), cell.rfind(".")) == cell.rfind(",") for cell in both}
         if len(last) > 1:
-            raise ValueError(f"{name}: commas and dots are decimal signs in turn, as in {both.iloc[0]!r}.")
+            raise ValueError(
+                f"{name}: commas and dots are decimal signs in turn, as in {both.iloc[0]!r}. Write the table again "
+                "with one of them."
+            )
         return (",", ".") if last.pop() else (".", ",")
     for here, other in ((has_comma, "."), (has_dot, ",")):
         sign = "," if other == "." else "."

@@ -48,7 +48,7 @@ class Standardizer(nn.Module):
         if not self.scale_free:
             return t
         # absent genes are zero in t and add nothing to the sums
-        n = t.shape[1] if present is None else present.sum()
+        n = t.shape[1] if present is None else present.sum().clamp(min=1)  # dropout may take all of few genes
         mean = t.sum(dim=1, keepdim=True) / n
         variance = t.square().sum(dim=1, keepdim=True) / n - mean.square()
         return (t - mean) / variance.clamp(min=0).sqrt().clamp(min=1e-6)
