@@ -18,10 +18,19 @@ def test_the_table_of_the_python_interface(run, files, model, tmp_path, ending):
     assert f"6 samples x 3 types x {expected.n_vars} genes." in result.stdout
 
 
+def test_a_type_that_varies(run, files, model, tmp_path):
+    trained, path = hp.HPVADE.load(model), tmp_path / "e.h5ad"
+    name = trained.cell_types[0]
+    run("expression", files.bulk, "--model", model, "-o", path, "--variable-type", name)
+    expected = trained.get_cell_type_expression(ad.read_h5ad(files.bulk), variable_types=[name])
+    np.testing.assert_allclose(ad.read_h5ad(path).layers["expression"], expected.layers["expression"], rtol=1e-5)
+
+
 def test_what_is_refused(run, files, model, tmp_path):
     (tmp_path / "genes.txt").write_text("none\n")
     (tmp_path / "e.zarr").mkdir()
     options = ["--model", model, "-o", tmp_path / "e.h5ad"]
+    assert "Zebra" in run("expression", files.bulk, *options, "--variable-type", "Zebra", code=1).stderr
     said = run("expression", files.bulk, *options, "--gene-list", tmp_path / "genes.txt", code=1).stderr
     assert "none" in said and not (tmp_path / "e.h5ad").exists()
     assert "exists" in run("expression", files.bulk, "--model", model, "-o", tmp_path / "e.zarr", code=2).stderr

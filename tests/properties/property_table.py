@@ -249,7 +249,7 @@ BULK = {
     ),
     "HPVADE.get_cell_type_expression": Call(
         on_model("get_cell_type_expression"),
-        READING | {"genes": some(None, ["gene_0001"], ["absent"], [])},
+        READING | VARIABLE | {"genes": some(None, ["gene_0001"], ["absent"], [])},
         nan=True,
     ),
     "HPVADE.get_variable_profiles": Call(

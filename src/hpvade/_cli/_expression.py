@@ -42,6 +42,14 @@ def expression(
     min_resolved: Annotated[
         float, typer.Option(metavar="S", min=0, max=1, help="Share of the variance from which a gene is resolved.")
     ] = 0.5,
+    variable_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variable-type",
+            metavar="NAME",
+            help="A type whose cells differ from sample to sample, such as malignant ones. Repeat it.",
+        ),
+    ] = None,
     map_genes: MapGenes = False,
     genes_in: GenesInOption = GenesIn.auto,
     bulk_layer: BulkLayer = None,
@@ -70,6 +78,7 @@ def expression(
     data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
     options = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     options |= {"genes": _genes(gene_list), "min_resolved": min_resolved, "on_bad_sample": on_bad_sample.value}
+    options["variable_types"] = variable_types or None
     with complete(output) as partial:
         if output.suffix.lower() == ".zarr":  # block by block
             table = trained.get_cell_type_expression(data, store=partial, **options)

@@ -1,12 +1,10 @@
-"""Expression by type: sums, the posterior's formula, planted changes, flags, blocks."""
+"""Expression by type: sums, flags, blocks, types that vary; its formulas are in test_profile_posterior.py."""
 
 import anndata as ad
 import numpy as np
 import pytest
-import torch
 
 from hpvade.models.hpvade import _expression
-from hpvade.models.hpvade._expression import _Cohort, _posterior
 
 
 def cube(table, layer=None):
@@ -34,77 +32,6 @@ def test_hp16_signature_of_every_type(trained):
     reference = trained.model.get_signature_matrix(normalize="cpm").loc[table.var_names].to_numpy()
     for k in range(reference.shape[1]):
         assert np.corrcoef(np.log(mean[:, k] + 10), np.log(reference[:, k] + 10))[0, 1] > 0.95
-
-
-def planted_cohort(seed=0, n=60, n_genes=400):
-    """Two types; the first fifty genes of type 0 change between samples, alone."""
-    rng = np.random.default_rng(seed)
-    signature = rng.lognormal(0, 1, (n_genes, 2))
-    signature[:50, 1] *= 0.05  # type 0 makes nearly all of these genes
-    signature /= signature.sum(axis=0)
-    rna = rng.dirichlet([3, 3], n)
-    profiles = np.repeat(signature.T[None], n, axis=0)
-    profiles[:, 0, :50] *= np.exp(0.7 * rng.standard_normal((n, 50)))
-    bulk = (rna[:, :, None] * profiles).sum(axis=1) * np.exp(0.02 * rng.standard_normal((n, n_genes)))
-    return signature, rna, profiles, bulk
-
-
-def posterior(signature, rna, bulk, size=1000):
-    """Cohort and posterior of all genes, from blocks of `size` samples."""
-    signature, rna, bulk = (torch.from_numpy(x) for x in (signature, rna, bulk / bulk.sum(axis=1, keepdims=True)))
-    depth = torch.full((len(bulk),), 1e8, dtype=torch.float64)
-    rows = [slice(begin, min(begin + size, len(bulk))) for begin in range(0, len(bulk), size)]
-    cohort = _Cohort.of([(part, bulk[part]) for part in rows], signature, rna, depth)
-    genes = torch.arange(len(signature))
-    parts = [_posterior(signature, bulk[part], rna[part], depth[part], cohort, genes) for part in rows]
-    return cohort, [torch.cat(x) for x in list(zip(*parts, strict=True))[:3]]
-
-
-def test_planted_changes_are_given_to_the_type_that_made_them():
-    signature, rna, profiles, bulk = planted_cohort()
-    _, (expression, variance, explained) = posterior(signature, rna, bulk)
-    resolved = explained.mean(dim=0).T
-    r = [np.corrcoef(expression[:, 0, g], profiles[:, 0, g])[0, 1] for g in range(50)]
-    assert np.median(r) > 0.9
-    assert (resolved[:50, 0] > 0.5).float().mean() > 0.9
-    assert (resolved[50:] > 0.5).float().mean() < 0.1
-    assert (resolved[:50, 1] < resolved[:50, 0]).float().mean() > 0.9
-    # the variance is that of the errors, within the order of magnitude a plug-in prior allows
-    error = (expression[:, 0, :50] - torch.from_numpy(profiles[:, 0, :50])).square().mean(dim=0)
-    ratio = (error / variance[:, 0, :50].mean(dim=0)).median()
-    assert 0.2 < ratio < 5
-
-
-def test_posterior_is_the_conditional_normal():
-    """Against numpy's solve of the joint normal of one sample's profiles and its bulk."""
-    signature, rna, _, bulk = planted_cohort(n=12)
-    cohort, (expression, variance, _) = posterior(signature, rna, bulk)
-    n, g = 3, 7
-    p, shares = rna[n], bulk[n] / bulk[n].sum()
-    fitted = signature @ p
-    prior = float(cohort.between[g]) * np.diag(signature[g] ** 2)
-    noise = (float(cohort.quiet) + 1 / (1e8 * (fitted[g] + 1e-6))) * (fitted[g] + 1e-6) ** 2
-    x = shares[g] / (shares.sum() / fitted.sum()) / float(cohort.factor[g])
-    gain = prior @ p / (p @ prior @ p + noise)
-    np.testing.assert_allclose(expression[n, :, g], np.maximum(signature[g] + gain * (x - fitted[g]), 0))
-    np.testing.assert_allclose(variance[n, :, g], np.diag(prior - np.outer(gain, p @ prior)), atol=1e-18)
-
-
-@pytest.mark.parametrize("size", [1, 7, 60])
-def test_moments_of_the_cohort_from_blocks(size):
-    """Against NumPy on the whole cohort."""
-    signature, rna, _, bulk = planted_cohort()
-    cohort, _ = posterior(signature, rna, bulk, size)
-    n, shares, fitted = len(bulk), bulk / bulk.sum(axis=1, keepdims=True), rna @ signature.T
-    scaled = shares / (shares.sum(axis=1) / fitted.sum(axis=1))[:, None]
-    residual = np.clip(np.log(scaled + 1e-6) - np.log(fitted + 1e-6), -3, 3)
-    shift = residual.sum(axis=0) / (n + 1)
-    scatter = ((residual - shift) ** 2).sum(axis=0) / (n - 1) - (1 / (1e8 * (fitted + 1e-6))).mean(axis=0)
-    quiet = max(np.quantile(scatter[fitted.mean(axis=0) > 1e-6], 0.2), 1e-4)
-    parts = ((rna[:, None, :] * signature / fitted[:, :, None]) ** 2).sum(axis=2).mean(axis=0)
-    np.testing.assert_allclose(cohort.factor, np.exp(shift), rtol=1e-9)
-    np.testing.assert_allclose(cohort.quiet, quiet, rtol=1e-9)
-    np.testing.assert_allclose(cohort.between, np.clip((scatter - quiet) / parts, 0, 1), rtol=1e-7, atol=1e-12)
 
 
 def test_some_genes_have_the_values_they_have_among_all(trained):

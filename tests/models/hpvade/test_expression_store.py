@@ -39,7 +39,7 @@ def test_a_store_is_new_and_whole_or_not_there(trained, tmp_path, monkeypatch):
     (tmp_path / "there.zarr").mkdir()
     with pytest.raises(FileExistsError, match="there.zarr.*Remove it"):
         trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "there.zarr")
-    calls, whole = [], _expression._posterior
+    calls, whole = [], _expression.posterior
 
     def breaks(*arguments):
         calls.append(1)
@@ -47,7 +47,7 @@ def test_a_store_is_new_and_whole_or_not_there(trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(_expression, "_posterior", breaks)
+    monkeypatch.setattr(_expression, "posterior", breaks)
     with pytest.raises(KeyboardInterrupt):
         trained.model.get_cell_type_expression(trained.bulk, store=tmp_path / "x.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["there.zarr"]

@@ -81,6 +81,46 @@ def test_profiles_follow_the_samples(model):
     np.testing.assert_allclose(profiles.X.sum(axis=1), reference.sum(), rtol=1e-4)
 
 
+def log_error(table, planted):
+    """Root mean squared error of log expression (types,), against planted counts per million."""
+    found = table.layers["expression"].reshape(planted.shape)
+    return np.sqrt(np.mean(np.square(np.log(found + 10) - np.log(planted + 10)), axis=(0, 2)))
+
+
+def test_expression_of_the_other_types_no_longer_pays(model):
+    bulk, own, _ = cohort(model)
+    name, reference = model.cell_types[3], model.get_signature_matrix(normalize="cpm").to_numpy().T
+    planted = np.repeat(reference[None], 16, axis=0)
+    planted[:, 3] = 1e6 * own
+    plain, found = (model.get_cell_type_expression(bulk, variable_types=names) for names in (None, [name]))
+    before, after = log_error(plain, planted), log_error(found, planted)
+    assert np.sqrt(np.mean(after[:3] ** 2)) < 0.5 * np.sqrt(np.mean(before[:3] ** 2))
+    assert after[3] < 0.9 * before[3]
+    table = model.deconvolve(bulk, variable_types=[name])
+    np.testing.assert_allclose(found.obs["proportion"].to_numpy().reshape(table.shape), table, atol=1e-6)
+    assert found.varm["is_resolved"][name].mean() > plain.varm["is_resolved"][name].mean()
+
+
+def test_expression_is_the_plain_one_where_nothing_varies(model):
+    bulk, *_ = cohort(model, sd=0.0)
+    plain, found = (model.get_cell_type_expression(bulk, variable_types=x) for x in (None, [model.cell_types[3]]))
+    for layer in ("expression", "variance"):
+        largest = plain.layers[layer].max()
+        np.testing.assert_allclose(found.layers[layer], plain.layers[layer], rtol=1e-3, atol=1e-4 * largest)
+
+
+def test_expression_in_blocks_and_in_a_store(model, tmp_path):
+    da, names = pytest.importorskip("dask.array"), [model.cell_types[3]]
+    bulk, *_ = cohort(model)
+    expected = model.get_cell_type_expression(bulk, variable_types=names)
+    lazy = AnnData(da.from_array(bulk.X, chunks=(5, 100)), obs=bulk.obs.copy(), var=bulk.var.copy())
+    stored = model.get_cell_type_expression(bulk, variable_types=names, store=tmp_path / "x.zarr").to_memory()
+    for found in (model.get_cell_type_expression(lazy, variable_types=names), stored):
+        for layer in ("expression", "variance"):
+            largest = expected.layers[layer].max()
+            np.testing.assert_allclose(found.layers[layer], expected.layers[layer], rtol=1e-3, atol=1e-5 * largest)
+
+
 def test_intervals_are_around_the_answer(model):
     bulk, *_ = cohort(model)
     name = model.cell_types[3]
@@ -149,6 +189,8 @@ def test_what_is_refused_leaves_the_bulk_as_it_was(model, options, error, match)
             hp.tl.solve(bulk, model.adata, labels_key="cell_type", **options)
         with pytest.raises(error, match=match):
             model.get_variable_profiles(bulk, options["variable_types"])
+        with pytest.raises(error, match=match):
+            model.get_cell_type_expression(bulk, **options)
 
 
 def test_profiles_of_no_type_are_refused(model):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,12 @@ from torch import Tensor
 
 from ...io._frames import as_bulk
 from ...io._rows import is_dask, pick_matrix
+from ...solvers import VariableFit
 from ._dask import estimate_blocks, read_blocks
 from ._estimate import Estimate, estimate
 from ._expression_store import create_arrays, finish, new_store, open_arrays, refuse_existing
+from ._profile_posterior import Cohort, posterior
 
-_FLOOR = 1e-6  # share of the total below which residuals are counting noise
-_CLIP = 3.0  # largest log residual
-_QUIET = 0.2  # quantile of the scatter over genes that counts as noise
 _BLOCK_VALUES = 2**22  # samples x types x genes of a block: 16 MB, and about ten times as much while it is computed
 
 
@@ -41,6 +40,7 @@ class ExpressionMethods:
         on_bad_sample: str = "raise",
         batch_size: int | None = None,
         store: str | Path | None = None,
+        variable_types: Sequence[str] | None = None,
     ) -> AnnData:
         r"""Expression of every cell type in every bulk sample, with its variance.
 
@@ -73,6 +73,11 @@ class ExpressionMethods:
             not at all. Memory then holds one block of it, and the bulk unless that is in a Dask array, of which it
             holds a block for each thread. :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` read it.
             Needs zarr 3.
+        variable_types
+            Types whose profiles differ from sample to sample, as :meth:`deconvolve` knows them. Their prior variance is
+            :math:`(v_g + e^{\tau_k^2} - 1) s_{gk}^2`, with the variation :math:`\tau` that is found in the cohort, and
+            what it does to residuals is taken off before the others' :math:`v_g` is estimated, so that a residual goes
+            to the type that varies. Where nothing varies the table is that without them.
 
         Returns
         -------
@@ -97,7 +102,8 @@ class ExpressionMethods:
         KeyError
             Some `genes` are not in both model and bulk.
         ValueError
-            `min_resolved` is not a share, `genes` is empty, or the bulk cannot be read.
+            `min_resolved` is not a share, `genes` is empty, `variable_types` names all types or one that is not there,
+            or the bulk cannot be read.
         FileExistsError
             `store` exists.
         ImportError
@@ -121,7 +127,9 @@ class ExpressionMethods:
             refuse_existing(store)
         reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
         reading["on_bad_sample"] = on_bad_sample
-        found, shares = _estimate(self, bulk_adata, batch_size=batch_size or 256, **reading)
+        found, shares = _estimate(
+            self, bulk_adata, batch_size=batch_size or 256, variable_types=variable_types, **reading
+        )
         names, present = np.asarray(self.get_var_names()), found.present.nonzero()[:, 0]
         index = torch.from_numpy(_choose(names, found.present.cpu().numpy(), genes)).to(present.device)
         if len(found.rna) == 1:
@@ -140,7 +148,9 @@ class ExpressionMethods:
                     yield slice(begin, begin + len(rows)), rows[:, present]
                     begin += len(rows)
 
-        cohort = _Cohort.of(blocks(4 * len(present)), signature, found.rna, found.depth)
+        varies = isinstance(found.fit, VariableFit) and bool(found.fit.variation.any())
+        known = (found.fit.variation.to(signature), float(found.fit.residual.median())) if varies else ()
+        cohort = Cohort.of(blocks(4 * len(present)), signature, found.rna, found.depth, *known)
         n_values = len(self.cell_types) * len(index)
         table = _describe(self.cell_types, found, names[index.cpu().numpy()].astype(str))
         with nullcontext() if store is None else new_store(store) as group:
@@ -155,14 +165,14 @@ class ExpressionMethods:
 
 
 def _estimate(
-    model, bulk: AnnData, *, layer: str | None, batch_size: int, **reading
+    model, bulk: AnnData, *, layer: str | None, batch_size: int, variable_types: Sequence[str] | None, **reading
 ) -> tuple[Estimate, Callable[[], Iterable[Tensor]]]:
     """The composition of the cohort, and what gives the shares (samples x all genes), some samples after others."""
-    bulk = as_bulk(bulk)
+    bulk, options = as_bulk(bulk), {"batch_size": batch_size, "layer": layer, "variable_types": variable_types}
     if not is_dask(pick_matrix(bulk, layer, "bulk")[0]):
-        found = estimate(model, bulk, batch_size=batch_size, layer=layer, **reading)
+        found = estimate(model, bulk, **options, **reading)
         return found, lambda: [found.shares]
-    (batch, found), *_ = estimate_blocks(model, bulk, batch_size=batch_size, layer=layer, **reading)
+    (batch, found), *_ = estimate_blocks(model, bulk, **options, **reading)
     device, genes = found.present.device, np.asarray(model.get_var_names())
     found = replace(found, **{name: getattr(found, name).to(device) for name in ("total", "depth", "rna", "cells")})
     return found, lambda: (x.to(device) for x in read_blocks(bulk, genes, batch.present, layer=layer, **reading))
@@ -199,88 +209,16 @@ def _choose(names: np.ndarray, present: np.ndarray, genes: Sequence[str] | None)
 
 
 def _fill(
-    arrays: dict, blocks: Iterable[tuple[slice, Tensor]], signature: Tensor, found: Estimate, cohort: "_Cohort", genes
+    arrays: dict, blocks: Iterable[tuple[slice, Tensor]], signature: Tensor, found: Estimate, cohort: Cohort, genes
 ) -> np.ndarray:
     """Write the matrices, a block of samples at a time; return the share of variance explained (genes x types)."""
     n_types, explained = signature.shape[1], 0.0
     for rows, bulk in blocks:
         rna = found.rna[rows]
-        profiles, variance, gain, factor = _posterior(signature, bulk, rna, found.depth[rows], cohort, genes)
+        profiles, variance, gain, factor = posterior(signature, bulk, rna, found.depth[rows], cohort, genes)
         contribution = rna[:, :, None] * profiles * factor * found.total[rows, None, None]
         lines = slice(rows.start * n_types, rows.stop * n_types)
         for name, x in (("X", contribution), ("expression", 1e6 * profiles), ("variance", 1e12 * variance)):
             arrays[name][lines] = x.reshape(-1, x.shape[-1]).float().cpu().numpy()
         explained = explained + gain.sum(dim=0).T.double()
     return (explained / len(found.rna)).cpu().numpy()
-
-
-def _against_fit(bulk: Tensor, signature: Tensor, rna: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit (samples x genes), and the factor (samples x 1) between it and the bulk."""
-    fitted = rna @ signature.T
-    return fitted, bulk.sum(dim=1, keepdim=True) / fitted.sum(dim=1, keepdim=True).clamp(min=1e-30)
-
-
-def _counting(fitted: Tensor, depth: Tensor) -> Tensor:
-    """Relative variance of counts (samples x genes)."""
-    return 1 / (depth[:, None] * (fitted + _FLOOR))
-
-
-@dataclass
-class _Cohort:
-    """How the cohort's genes depart from the fit; genes are the present ones.
-
-    `factor` (genes,) that the cohort shares, `between` (genes,) the relative variance between samples, `quiet` the
-    relative variance that is neither the types' nor of counting.
-    """
-
-    factor: Tensor
-    between: Tensor
-    quiet: Tensor
-
-    @classmethod
-    def of(cls, blocks: Iterable[tuple[slice, Tensor]], signature: Tensor, rna: Tensor, depth: Tensor) -> "_Cohort":
-        """Moments of the log residuals of the bulk (samples x genes), given block by block with its rows."""
-        n, mean, squares = 0, 0.0, 0.0
-        counting = expression = concentration = 0.0  # sums over samples
-        for rows, bulk in blocks:
-            fitted, scale = _against_fit(bulk, signature, rna[rows])
-            residual = torch.log(bulk / scale + _FLOOR) - torch.log(fitted + _FLOOR)
-            residual = residual.clamp(-_CLIP, _CLIP).double()
-            own, size = residual.mean(dim=0), len(bulk)
-            # sums of squares around the mean add up as in Chan, Golub and LeVeque (1983)
-            squares = squares + (residual - own).square().sum(dim=0) + (own - mean).square() * n * size / (n + size)
-            mean, n = mean + (own - mean) * size / (n + size), n + size
-            counting = counting + _counting(fitted, depth[rows]).sum(dim=0).double()
-            expression = expression + fitted.sum(dim=0).double()
-            # the bulk's scatter is that of its types, weighted by the squares of their parts
-            for part in rna[rows].T[:, :, None] * signature.T[:, None, :]:  # one type at a time
-                concentration = concentration + (part / fitted.clamp(min=1e-30)).square().sum(dim=0).double()
-        shift = mean * n / (n + 1) if n > 1 else torch.zeros_like(mean)
-        scatter = (squares + n * (mean - shift).square()) / max(n - 1, 1) - counting / n
-        expressed = expression / n > _FLOOR
-        quiet = torch.quantile(scatter[expressed] if expressed.any() else scatter, _QUIET).clamp(min=1e-4)
-        between = ((scatter - quiet) / (concentration / n).clamp(min=1e-6)).clamp(0, 1)
-        between = between if n > 1 else torch.zeros_like(between)
-        return cls(*(x.to(signature.dtype) for x in (shift.exp(), between, quiet)))
-
-
-def _posterior(
-    signature: Tensor, bulk: Tensor, rna: Tensor, depth: Tensor, cohort: _Cohort, genes: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Profiles, variances and shares of variance explained (samples x types x genes), and the bulk's factor.
-
-    `bulk` (samples x present genes), `signature` (present genes x types), columns sum to one over all genes; `genes`
-    are the ones wanted, by their places among those present.
-    """
-    fitted, scale = _against_fit(bulk, signature, rna)
-    fitted, s = fitted[:, genes], signature[genes]
-    between, factor = cohort.between[genes], cohort.factor[genes]
-    observed = bulk[:, genes] / scale / factor
-    noise = cohort.quiet + _counting(fitted, depth)
-    prior = between * s.T.square()  # (types x genes)
-    pull = rna[:, :, None] * prior
-    total = (rna[:, :, None] * pull).sum(dim=1) + noise * (fitted + _FLOOR).square()
-    gain = pull / total[:, None].clamp(min=1e-30)
-    expression = (s.T + gain * (observed - fitted)[:, None]).clamp(min=0)
-    variance = (prior - gain * pull).clamp(min=0)
-    return expression, variance, gain * rna[:, :, None], (factor * scale)[:, None]
