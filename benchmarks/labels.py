@@ -3,6 +3,7 @@
     python benchmarks/labels.py DATA_FOLDER planted [--seeds 3] [--only Hao] [--by markers anchor] [--share 0.1]
     python benchmarks/labels.py DATA_FOLDER clean [--only Hao]
     python benchmarks/labels.py DATA_FOLDER cohorts [--only Kang]
+    python benchmarks/labels.py DATA_FOLDER ceiling [--seeds 5] [--only Kang] [--share 0.2]
 
 `planted` relabels 10, 20 and 40 % of the cells of one type as its neighbour and asks `hp.tl.check_labels` for them, by
 area under the ROC curve over all cells and over the cells with the neighbour's label, and for the share of that label
@@ -236,6 +237,46 @@ def wrong_by_cd8(clean: ad.AnnData) -> str:
     return f"{found:.0f} of {n}" if n else "none flagged"
 
 
+def ceiling(folder: Path, n_seeds: int, only: str, share: float) -> None:
+    from hpvade.reference import _label_evidence as evidence
+    from hpvade.reference._blood_markers import MARKERS
+    from hpvade.reference._label_space import embed, sample_cells
+
+    print("| reference | planted | a marker | planted labels | with a marker | right labels | with a marker |")
+    print("|---|---|---|---|---|---|---|")
+    for name in ("10x, protein labels", *(name for name in PLANTED if name.endswith("repaired")), "Hao, one half"):
+        if only not in name:
+            continue
+        clean = reference(folder, name)
+        right = clean.obs["cell_type"].astype(str).to_numpy()
+        kinds, codes = np.unique(right, return_inverse=True)
+        sample = sample_cells(codes, np.random.default_rng(0))
+        points = embed(clean.X, sample)[1]
+        expressed = evidence.expressed_markers(clean.X, clean.var_names, MARKERS)
+
+        def odds(codes, a, b, sample=sample, points=points, kinds=kinds):
+            found = evidence.by_labels(points, codes, sample, len(kinds))
+            return np.log(found[:, a] + 1e-9) - np.log(found[:, b] + 1e-9)
+
+        for source, target in PLANTED[name][:2]:
+            a, b = (np.flatnonzero(kinds == kind)[0] for kind in (source, target))
+            hit = expressed[expressed.columns.intersection(MARKERS[source]["has"])].any(axis=1).to_numpy()
+            full, background = (np.clip(hit[codes == k].mean(), 0.01, 0.99) for k in (a, b))
+            marker = np.where(hit, np.log(full / background), np.log((1 - full) / (1 - background)))
+            found = []
+            for seed in range(n_seeds):
+                cells = np.flatnonzero(codes == a)
+                chosen = np.random.default_rng(seed).choice(cells, round(share * len(cells)), replace=False)
+                planted_codes = codes.copy()
+                planted_codes[chosen] = b
+                inside, wrong = planted_codes == b, np.isin(np.arange(len(codes)), chosen)
+                known, best = odds(planted_codes, a, b), odds(codes, a, b)
+                ways = (marker, known, known + marker, best, best + marker)
+                found.append([roc_auc_score(wrong[inside], way[inside]) for way in ways])
+            cells = " | ".join(f"{value:.3f}" for value in np.median(found, axis=0))
+            print(f"| {name} | {source} as {target} | {cells} |", flush=True)
+
+
 def cohorts(folder: Path, only: str) -> None:
     config = json.loads((folder / "cohorts.json").read_text())
     print("| reference | labels | cells | cohort | r | RMSE | x as published | NNLS | constant |")
@@ -292,7 +333,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("what", choices=["planted", "clean", "cohorts"])
+    parser.add_argument("what", choices=["planted", "clean", "cohorts", "ceiling"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="references whose name holds this")
     parser.add_argument("--share", nargs="+", type=float, default=[0.1, 0.2, 0.4])
@@ -301,5 +342,9 @@ if __name__ == "__main__":
     if arguments.what == "planted":
         remember_anchors()
         planted(arguments.folder, arguments.seeds, arguments.only, arguments.by, arguments.share)
+    elif arguments.what == "ceiling":
+        ceiling(
+            arguments.folder, arguments.seeds, arguments.only, arguments.share[-2 if len(arguments.share) > 1 else 0]
+        )
     else:
         {"clean": clean, "cohorts": cohorts}[arguments.what](arguments.folder, arguments.only)
