@@ -25,7 +25,7 @@ from torch import Tensor
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
 from hpvade.models.hpvade._consensus import average
-from hpvade.models.hpvade._deconvolve import Estimate, estimate
+from hpvade.models.hpvade._estimate import Estimate, estimate
 from hpvade.solvers import _robust, marker_genes, robust
 from hpvade.solvers._influence import covariance_of_mean
 
