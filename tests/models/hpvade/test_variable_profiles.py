@@ -109,6 +109,17 @@ def test_expression_is_the_plain_one_where_nothing_varies(model):
         np.testing.assert_allclose(found.layers[layer], plain.layers[layer], rtol=1e-3, atol=1e-4 * largest)
 
 
+def test_expression_in_one_sample(model):
+    bulk, own, _ = cohort(model)
+    name, one = model.cell_types[3], bulk[:1].copy()
+    with pytest.warns(UserWarning, match="every type but those of variable_types"):
+        found = model.get_cell_type_expression(one, variable_types=[name]).layers["expression"]
+    reference = model.get_signature_matrix(normalize="cpm").to_numpy().T
+    np.testing.assert_allclose(found[:3], reference[:3], rtol=1e-4)
+    error = [np.mean((np.log(x + 10) - np.log(1e6 * own[0] + 10)) ** 2) for x in (found[3], reference[3])]
+    assert error[0] < 0.8 * error[1]
+
+
 def test_expression_in_blocks_and_in_a_store(model, tmp_path):
     da, names = pytest.importorskip("dask.array"), [model.cell_types[3]]
     bulk, *_ = cohort(model)

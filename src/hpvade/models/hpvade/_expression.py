@@ -132,9 +132,11 @@ class ExpressionMethods:
         )
         names, present = np.asarray(self.get_var_names()), found.present.nonzero()[:, 0]
         index = torch.from_numpy(_choose(names, found.present.cpu().numpy(), genes)).to(present.device)
+        varies = isinstance(found.fit, VariableFit) and bool(found.fit.variation.any())
         if len(found.rna) == 1:
+            who = "every type but those of variable_types keeps" if varies else "every type keeps"
             warnings.warn(
-                "One sample: how genes vary between samples is unknown; every type keeps the reference's profile.",
+                f"One sample: how genes vary between samples is unknown; {who} the reference's profile.",
                 UserWarning,
                 stacklevel=3,  # torch.no_grad stands between
             )
@@ -148,8 +150,7 @@ class ExpressionMethods:
                     yield slice(begin, begin + len(rows)), rows[:, present]
                     begin += len(rows)
 
-        varies = isinstance(found.fit, VariableFit) and bool(found.fit.variation.any())
-        known = (found.fit.variation.to(signature), float(found.fit.residual.median())) if varies else ()
+        known = (found.fit.variation.to(signature), max(float(found.fit.residual.median()), 0.01)) if varies else ()
         cohort = Cohort.of(blocks(4 * len(present)), signature, found.rna, found.depth, *known)
         n_values = len(self.cell_types) * len(index)
         table = _describe(self.cell_types, found, names[index.cpu().numpy()].astype(str))

@@ -37,6 +37,11 @@ def _of_variable_types(signature: Tensor, rna: Tensor, variation: Tensor) -> tup
     return mean, variance
 
 
+def _sum(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Weighted sum over samples (genes,)."""
+    return (x if weight is None else weight * x).sum(dim=0).double()
+
+
 @dataclass
 class Cohort:
     """How the cohort's genes depart from the fit; genes are the present ones.
@@ -79,29 +84,29 @@ class Cohort:
         for rows, bulk in blocks:
             fitted, scale = against_fit(bulk, signature, rna[rows])
             residual = torch.log(bulk / scale + FLOOR) - torch.log(fitted + FLOOR)
-            beside, weight = _counting(fitted, depth[rows]), torch.ones_like(fitted)
+            beside, weight, size = _counting(fitted, depth[rows]), None, float(len(bulk))
             if variation is not None:
                 moved, extra = _of_variable_types(signature, rna[rows], variation)
-                residual, beside, weight = residual - moved, beside + extra, 1 / (1 + extra / noise**2)
-            residual, weight = residual.clamp(-_CLIP, _CLIP).double(), weight.double()
-            size = weight.sum(dim=0)
-            own = (weight * residual).sum(dim=0) / size
+                residual, beside, weight = residual - moved, beside + extra, 1 / (1 + extra / noise**2).double()
+                size = weight.sum(dim=0)
+            residual = residual.clamp(-_CLIP, _CLIP).double()
+            own = _sum(residual, weight) / size
             # sums of squares around the mean add up as in Chan, Golub and LeVeque (1983)
-            squares = squares + (weight * (residual - own).square()).sum(dim=0)
+            squares = squares + _sum((residual - own).square(), weight)
             squares = squares + (own - mean).square() * weights * size / (weights + size)
             mean, weights, n = mean + (own - mean) * size / (weights + size), weights + size, n + len(bulk)
-            counting = counting + (weight * beside).sum(dim=0)
+            counting = counting + _sum(beside, weight)
             expression = expression + fitted.sum(dim=0).double()
             # the bulk's scatter is that of its types, weighted by the squares of their parts
             for part in rna[rows].T[:, :, None] * signature.T[:, None, :]:  # one type at a time
-                concentration = concentration + (weight * (part / fitted.clamp(min=1e-30)).square()).sum(dim=0)
+                concentration = concentration + _sum((part / fitted.clamp(min=1e-30)).square(), weight)
         expressed, prior = expression / n > FLOOR, 1.0  # samples that no factor counts for
         if variation is not None:  # few are left of a gene that variable types make: as many as its noise asks for
             own = (weights * mean.square())[expressed].sum() - noise**2 * expressed.sum()
             prior = (noise**2 * weights[expressed].sum() / own.clamp(min=1e-12)).clamp(max=1)
         shift = mean * weights / (weights + prior) if n > 1 else torch.zeros_like(mean)
         scatter = (squares / weights + (mean - shift).square()) * n / max(n - 1, 1) - counting / weights
-        steady = expressed & (weights >= _OWN * n)
+        steady = expressed if variation is None else expressed & (weights >= _OWN * n)
         quiet = torch.quantile(scatter[steady] if steady.any() else scatter, _QUIET).clamp(min=1e-4)
         between = ((scatter - quiet) / (concentration / weights).clamp(min=1e-6)).clamp(0, 1)
         between = between if n > 1 else torch.zeros_like(between)
