@@ -110,6 +110,33 @@ def test_what_is_missing_is_computed(trained, tmp_path, unchanged, done):
     np.testing.assert_allclose(cells, 100 * table.iloc[0], atol=0.0501)
 
 
+def test_a_type_whose_name_no_file_can_hold(planted, fit, tmp_path):
+    """Proportions are stored under a look-alike of "T/NK"; they are shown, and compared, as the type that they are."""
+    reference, bulk = planted()
+    reference.obs["cell_type"] = reference.obs["cell_type"].cat.rename_categories({"type_0": "T/NK"})
+    bulk.obsm["proportions"] = bulk.obsm["proportions"].rename(columns={"type_0": "T/NK"})
+    model = fit(reference, 0, keys={"sample_key": "donor"})
+    rna = model.deconvolve(bulk, fractions="rna")  # not what the page would make by itself
+    mapping = {name: name for name in model.cell_types}
+    path = hp.report(bulk, model, tmp_path / "r.html", truth_key="proportions", mapping=mapping)
+    text = path.read_text(encoding="utf-8")
+    assert "T/NK" in text and "T\N{DIVISION SLASH}NK" not in text
+    row = next(row for row in Page(text).rows if row and row[0] == bulk.obs_names[0])
+    cells = [float(cell) for cell in row[1:] if re.fullmatch(r"\d+\.\d", cell)]
+    np.testing.assert_allclose(cells, 100 * rna.iloc[0], atol=0.0501)
+
+
+def test_bad_samples_are_skipped_where_that_is_asked_for(trained, tmp_path):
+    bulk = trained.bulk.copy()
+    bulk.X = np.asarray(bulk.X, dtype=float)
+    bulk.X[2, 0] = np.nan
+    with pytest.raises(ValueError, match="on_bad_sample='skip'"):
+        written(bulk, trained, tmp_path)
+    with pytest.warns(UserWarning, match="1 of 12 samples that cannot be used"):
+        text = written(bulk, trained, tmp_path, on_bad_sample="skip")
+    assert "Skipped: NaN at var" in text
+
+
 def test_what_users_wrote_is_escaped(done, trained, tmp_path):
     bulk = done.copy()
     bulk.obs_names = ["<script>alert(1)</script>", *bulk.obs_names[1:]]

@@ -239,7 +239,7 @@ def _write_report(bulk: "AnnData", model: "HPVADE", page: Path, reading: dict, s
 
     matplotlib.use("Agg")
     judge(bulk, model, seed=seed, **reading)
-    report(bulk, model, page, **{name: reading[name] for name in ("layer", "input_type", "missing")})
+    report(bulk, model, page, **reading)
 
 
 def _numbers(proportions: "pd.DataFrame", bounds: "pd.DataFrame | None") -> dict:

@@ -118,6 +118,7 @@ def report(
             groupby=groupby,
             title=title,
             **shown,
+            **samplewise,
             **reading,
         )
     found(n_samples=data.n_obs, types=trained.cell_types)

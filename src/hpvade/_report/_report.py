@@ -1,7 +1,7 @@
 """`hpvade.report`: results, their uncertainty and whether to trust them, on one page."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from .._figures._palette import categories
 from .._keys import Keys
+from ..evaluation._align import table
 from ..io._atomic import install_file, partial
 from ..tl import compare_groups, diagnose
 from ._contents import contents
@@ -34,6 +35,7 @@ def report(
     input_type: str = "auto",
     missing: str = "mean",
     gene_length_key: str | None = None,
+    on_bad_sample: str = "raise",
 ) -> Path:
     """Write one self-contained HTML page about the composition of bulk samples.
 
@@ -65,7 +67,7 @@ def report(
         The proportions in ``bulk.obsm``.
     title
         Heading of the page.
-    layer, input_type, missing, gene_length_key
+    layer, input_type, missing, gene_length_key, on_bad_sample
         As in :meth:`hpvade.HPVADE.deconvolve`.
 
     Returns
@@ -94,8 +96,9 @@ def report(
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
+    reading["on_bad_sample"] = on_bad_sample
     checked = _checked(reference, model)
-    done = _computed(bulk, model, key, reading)
+    done = _computed(bulk, model, key, truth_key, reading)
     page = contents(
         done,
         model,
@@ -154,12 +157,14 @@ def _checked(reference: AnnData | None, model) -> AnnData | None:
     return kept if reference is None else reference
 
 
-def _computed(bulk: AnnData, model, key: str, reading: dict) -> AnnData:
-    """A copy of `bulk` with proportions, bounds and diagnosis; what it has already stays."""
+def _computed(bulk: AnnData, model, key: str, truth_key: str | None, reading: dict) -> AnnData:
+    """A copy of `bulk` with proportions, bounds and diagnosis, types by their own names; what it has already stays."""
     done = bulk.to_memory() if bulk.isbacked else bulk.copy()
+    _name_types(done, (key, truth_key, *(Keys.bound(key, bound) for bound in _BOUNDS)))
     types = set(model.cell_types)
     if not isinstance(done.obsm.get(key), pd.DataFrame) or not types <= set(done.obsm[key]):
         model.deconvolve(done, key_added=key, **reading)
+        _name_types(done, (key,))
     bounds = [Keys.bound(key, bound) for bound in _BOUNDS]
     if not all(name in done.obsm and types <= set(done.obsm[name]) for name in bounds):
         intervals = model.get_proportion_intervals(done, **reading)
@@ -168,6 +173,13 @@ def _computed(bulk: AnnData, model, key: str, reading: dict) -> AnnData:
     if Keys.DIAGNOSIS not in done.uns or Keys.diagnosis(Keys.DIAGNOSIS, "verdict") not in done.obs:
         diagnose(done, model, **reading)
     return done
+
+
+def _name_types(done: AnnData, keys: Iterable[str | None]) -> None:
+    """Give the columns of tables the names that stand for look-alikes, which files need."""
+    for key in keys:
+        if isinstance(done.obsm.get(key), pd.DataFrame):
+            done.obsm[key] = table(done, key)
 
 
 def _render(page: dict) -> str:
