@@ -56,6 +56,19 @@ def test_the_answer_is_the_mean_of_the_studies(studies):
     assert list(table.index) == ["a", "b"]
 
 
+def test_a_sample_that_is_skipped_has_no_row_in_any_study(studies):
+    """A logged sample among linear ones is skipped whatever `on_bad_sample` says."""
+    model, _, bulk = studies
+    other = bulk.copy()
+    other.X = np.asarray(other.X, dtype=float)
+    other.X[3] = np.log1p(other.X[3])
+    with pytest.warns(UserWarning, match="looks log-transformed"):
+        parts = model.get_study_proportions(other)
+    kept = np.arange(bulk.n_obs) != 3
+    assert parts.iloc[3].isna().all() and list(parts.index) == list(bulk.obs_names)
+    pd.testing.assert_frame_equal(parts[kept], model.get_study_proportions(bulk[kept].copy()), atol=1e-6)
+
+
 def test_a_study_alone_says_what_it_says_among_others(studies):
     """Its own cells, its own genes: the fit of one study is that of a model made of it alone."""
     model, reference, bulk = studies

@@ -4,6 +4,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ...io._frames import as_bulk
+from ...reference._measured import placed
 from ._estimate import estimate
 
 
@@ -18,11 +19,11 @@ class StudyMethods:
         bulk_adata
             Samples x genes, as for :meth:`deconvolve`. Nothing is written.
         **reading
-            `layer`, `input_type`, `missing`, `gene_length_key` and `prior` of :meth:`deconvolve`.
+            `layer`, `input_type`, `missing`, `gene_length_key`, `on_bad_sample` and `prior` of :meth:`deconvolve`.
 
         Returns
         -------
-        Samples x (study, type); the rows of each study sum to one.
+        Samples x (study, type); the rows of each study sum to one, NaN for samples that were skipped.
 
         Raises
         ------
@@ -39,8 +40,9 @@ class StudyMethods:
             )
         bulk_adata = as_bulk(bulk_adata)
         found = estimate(self, bulk_adata, **reading)
+        usable = found.bulk.usable
         tables = {
-            study.name: pd.DataFrame(study.cells.double().cpu().numpy(), bulk_adata.obs_names, self.cell_types)
+            study.name: placed(bulk_adata, self.cell_types, [(usable, study.cells.double().cpu().numpy())])
             for study in found.studies
         }
         return pd.concat(tables, axis=1, names=["study", "type"])
