@@ -1,5 +1,8 @@
 """What holds for every solver: planted truths, invariances, samples that do not see each other, bad input."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +151,46 @@ def test_a_gpu_gives_the_same(solver):
     found = SOLVERS[solver](bulk.cuda(), signature.cuda())
     assert found.device.type == "cuda"
     np.testing.assert_allclose(found.cpu(), SOLVERS[solver](bulk, signature), rtol=0, atol=1e-3)
+
+
+OUT_OF_RANGE = [
+    ({"n_iterations": 0}, "n_iterations=0; expected a whole number of at least 1"),
+    ({"n_iterations": 2.5}, "n_iterations=2.5; expected a whole number"),
+    ({"dispersion": 0.0}, "dispersion=0.0; expected a positive number"),
+    ({"offset": -1e-5}, "offset=-1e-05; expected a number of at least 0"),
+    ({"factor_samples": 0}, "factor_samples=0; expected a whole number"),
+    ({"n_samples": 0}, "n_samples=0; expected a whole number"),
+    ({"block": 0}, "block=0; expected a whole number"),
+    ({"factor_penalty": -1.0}, "factor_penalty=-1.0; expected a number of at least 0"),
+    ({"weight_samples": float("nan")}, "weight_samples=nan; expected a number of at least 0"),
+    ({"anchor_weight": -1.0}, "anchor_weight=-1.0; expected a number of at least 0"),
+]
+
+
+def cohort_solvers():
+    """Those that learn from a cohort, on a small problem, by name."""
+    g = torch.Generator().manual_seed(0)
+    signature = torch.rand(80, 3, generator=g) ** 4
+    signature = signature / signature.sum(dim=0)
+    bulk = torch.rand(8, 3, generator=g) @ signature.T
+    even, fit = torch.full((8, 3), 1 / 3), solvers.robust_variable(bulk, signature, [2])
+    return {
+        solvers.robust: (bulk, signature),
+        solvers.robust_variable: (bulk, signature, [2]),
+        solvers.variable_profiles: (bulk, signature, fit, 2),
+        solvers.platform_factor: (bulk, signature, even),
+        solvers.unknown_component: (bulk, signature),
+        solvers.covariate_factor: (bulk, signature, torch.rand(80, 1, generator=g)),
+    }
+
+
+@pytest.mark.parametrize(("option", "message"), OUT_OF_RANGE, ids=str)
+def test_numbers_out_of_range_are_named(option, message):
+    """Without this, no step or no weight is an answer of even parts."""
+    asked = 0
+    for solver, arguments in cohort_solvers().items():
+        if option.keys() <= inspect.signature(solver).parameters.keys():
+            asked += 1
+            with pytest.raises(ValueError, match=re.escape(message)):
+                solver(*arguments, **option)
+    assert asked

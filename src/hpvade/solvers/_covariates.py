@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._linear import check_shapes
+from ._linear import check_options, check_shapes
 from ._markers import marker_genes
 from ._robust import robust
 
@@ -72,7 +72,8 @@ def covariate_factor(
     Raises
     ------
     ValueError
-        If shapes do not match, a covariate is constant or unknown for all genes, or fewer than 50 genes are used.
+        If shapes do not match, a covariate is constant or unknown for all genes, fewer than 50 genes are used, or a
+        number is out of range.
 
     References
     ----------
@@ -91,6 +92,7 @@ def covariate_factor(
     1.0
     """
     check_shapes(bulk, signature)
+    check_options(offset=offset, n_iterations=n_iterations, tolerance=tolerance)
     if covariates.ndim != 2 or len(covariates) != len(signature):
         raise ValueError(
             f"covariates have shape {tuple(covariates.shape)}; expected (genes x covariates) with the {len(signature)} "

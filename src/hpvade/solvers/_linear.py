@@ -1,7 +1,11 @@
 """Non-negative least squares for a whole cohort at once."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
+
+_WHOLE = {"n_iterations", "factor_samples", "n_samples", "n_seed_genes", "block"}
 
 
 def coordinate_descent(
@@ -146,6 +150,17 @@ def _face_minimum(gram: Tensor, target: Tensor, solution: Tensor) -> Tensor:
 def on_processor(x: Tensor) -> bool:
     """Whether the compiled kernels can take this tensor."""
     return x.device.type == "cpu"
+
+
+def check_options(**options) -> None:
+    """Raise ValueError that names a number out of range: counts are 1 or more, dispersion is positive, others >= 0."""
+    for name, value in options.items():
+        if name in _WHOLE and not (isinstance(value, Integral) and value >= 1):
+            raise ValueError(f"{name}={value!r}; expected a whole number of at least 1")
+        if name == "dispersion" and not value > 0:
+            raise ValueError(f"{name}={value!r}; expected a positive number: with 0 no gene would have a weight")
+        if not value >= 0:
+            raise ValueError(f"{name}={value!r}; expected a number of at least 0")
 
 
 def check_shapes(bulk: Tensor, signature: Tensor) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._linear import check_shapes
+from ._linear import check_options, check_shapes
 from ._robust import HUBER, MAD, count_distinct, moderated_weight, shrunk_factor
 
 _ROUNDS = 10
@@ -64,7 +64,7 @@ def platform_factor(
     Raises
     ------
     ValueError
-        Shapes that do not match, or one sample only.
+        Shapes that do not match, one sample only, or a number out of range.
 
     Examples
     --------
@@ -84,6 +84,7 @@ def platform_factor(
     True
     """
     check_shapes(bulk, signature)
+    check_options(factor_penalty=factor_penalty, weight_samples=weight_samples, offset=offset, dispersion=dispersion)
     n, n_genes = bulk.shape
     if rna_proportions.shape != (n, signature.shape[1]):
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._influence import Influence
-from ._linear import check_shapes, coordinate_descent, on_processor
+from ._linear import check_options, check_shapes, coordinate_descent, on_processor
 
 HUBER = 1.345  # 95 % efficiency for normal residuals
 ROUNDS = 5  # of factor and samples in turn; more move real cohorts by a thousandth in r
@@ -128,7 +128,7 @@ def robust(
     Raises
     ------
     ValueError
-        If shapes do not match.
+        If shapes do not match, or a number is out of range.
 
     References
     ----------
@@ -147,6 +147,16 @@ def robust(
     tensor([[0.2000, 0.3000, 0.5000]])
     """
     check_shapes(bulk, signature)
+    check_options(
+        anchor_weight=anchor_weight,
+        factor_penalty=factor_penalty,
+        weight_samples=weight_samples,
+        offset=offset,
+        dispersion=dispersion,
+        n_iterations=n_iterations,
+        factor_samples=factor_samples,
+        block=block,
+    )
     n = len(bulk)
     bulk, signature = bulk.float(), signature.float()
     depth = torch.full((n,), 5e6, device=bulk.device) if depth is None else depth.float()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._linear import check_shapes
+from ._linear import check_options, check_shapes
 from ._markers import marker_genes
 from ._robust import robust
 
@@ -93,7 +93,8 @@ def unknown_component(
     Raises
     ------
     ValueError
-        Fewer than six samples, fewer than 20 expressed genes that are no markers, or shapes that do not match.
+        Fewer than six samples, fewer than 20 expressed genes that are no markers, shapes that do not match, or a number
+        out of range.
 
     References
     ----------
@@ -113,6 +114,8 @@ def unknown_component(
     True
     """
     check_shapes(bulk, signature)
+    check_options(n_iterations=n_iterations, n_seed_genes=n_seed_genes, n_samples=n_samples)
+    check_options(factor_weight=factor_weight, profile_penalty=profile_penalty, anchor_weight=anchor_weight)
     n, n_genes = bulk.shape
     if n < MIN_SAMPLES:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._influence import Influence
-from ._linear import check_shapes
+from ._linear import check_options, check_shapes
 from ._robust import RobustFit, given, robust
 from ._variable_problem import VariableProblem
 
@@ -98,7 +98,7 @@ def robust_variable(
     Raises
     ------
     ValueError
-        Shapes do not match; no type, all types, or a column that is not there is to vary.
+        Shapes do not match; no type, all types, or a column that is not there is to vary; a number is out of range.
 
     References
     ----------
@@ -119,6 +119,8 @@ def robust_variable(
     (True, 0.6)
     """
     check_shapes(bulk, signature)
+    check_options(factor_penalty=factor_penalty, weight_samples=weight_samples, factor_samples=factor_samples)
+    check_options(n_iterations=n_iterations, block=block, dispersion=dispersion, offset=offset)
     n, n_types = len(bulk), signature.shape[1]
     columns = sorted({int(k) for k in variable})
     if not columns or len(columns) == n_types or columns[0] < 0 or columns[-1] >= n_types:
@@ -189,7 +191,7 @@ def variable_profiles(
     Raises
     ------
     ValueError
-        Shapes do not match, or `column` was none of the variable ones of the fit.
+        Shapes do not match, `column` was none of the variable ones of the fit, or a number is out of range.
 
     Examples
     --------
@@ -206,6 +208,7 @@ def variable_profiles(
     True
     """
     check_shapes(bulk, signature)
+    check_options(offset=offset, dispersion=dispersion, n_samples=n_samples, block=block)
     n = len(bulk)
     if column not in fit.variable:
         raise ValueError(f"column={column}; expected one that may vary in the fit: {list(fit.variable)}.")
