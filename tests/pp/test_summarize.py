@@ -40,5 +40,5 @@ def test_columns_that_are_not_named_are_not_told_apart(adata, tmp_path):
 def test_bad_columns_are_named(adata):
     with pytest.raises(KeyError, match="sample_key='person' is not a column"):
         hp.pp.summarize(adata, "cell_type", sample_key="person")
-    with pytest.raises(KeyError, match="is not a column"):
+    with pytest.raises(KeyError, match="study_key='paper' is not a column"):
         hp.pp.summarize(adata, "cell_type", study_key="paper")

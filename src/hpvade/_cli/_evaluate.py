@@ -114,7 +114,7 @@ def evaluate(
         folder.mkdir()
         metrics.to_csv(folder / "metrics.csv")
         per_type.to_csv(folder / "per_type_metrics.csv")
-        (folder / "summary.txt").write_text(summary)
+        (folder / "summary.txt").write_text(summary, encoding="utf-8")
         if signature is not None:
             import numpy as np
 

@@ -78,8 +78,8 @@ def read_bulk(
     """Check bulk samples and bring them to the model's genes, by name, on linear scale.
 
     The matrix is read once, in blocks of rows; `bulk` is never changed; it may be a view, backed or made of Dask
-    arrays. Whether the genes that the bulk has are enough is judged by :func:`hpvade.reference._measured.measure`,
-    which knows what they say.
+    arrays. Whether the genes that the bulk has are enough is judged in :mod:`hpvade.reference._measured`, which knows
+    what they say.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def summarize(
     from ..io._rows import in_memory, iter_rows, pick_matrix
     from ..reference._checks import check_reference
 
-    check_reference(adata, labels_key, layer=layer, sample_key=sample_key, batch_key=study_key)
+    check_reference(adata, labels_key, layer=layer, sample_key=sample_key, study_key=study_key)
     columns = [key for key in (study_key, sample_key, labels_key) if key is not None]
     groups = in_memory(adata.obs)[columns].astype(str).groupby(columns, sort=True)
     code, table = groups.ngroup().to_numpy(), groups.size().rename(key_added).reset_index()
