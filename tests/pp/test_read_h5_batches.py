@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import hpvade as hp
+from hpvade.models.cvae._h5_batches import H5Batches
 
 
 @pytest.fixture
@@ -47,3 +48,14 @@ def test_a_failed_read_leaves_no_file(folder, tmp_path):
     with pytest.raises(KeyError, match="batch_1.h5"):
         hp.pp.read_h5_batches(folder[0], backed=tmp_path / "cells.h5ad")
     assert not list(tmp_path.glob("*cells.h5ad*"))
+
+
+def test_an_error_while_writing_leaves_no_file(folder, tmp_path, monkeypatch):
+    def blocks(self):
+        yield np.ones((2, 4), dtype=np.float32)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(H5Batches, "blocks", blocks)
+    with pytest.raises(OSError, match="disk full"):
+        hp.pp.read_h5_batches(folder[0], backed=tmp_path / "cells.h5ad")
+    assert all(path.name.startswith("batch_") for path in tmp_path.iterdir())

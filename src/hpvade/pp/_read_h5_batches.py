@@ -72,9 +72,10 @@ def _write_backed(path: Path, blocks, empty, obs: pd.DataFrame, var: pd.DataFram
     """Append blocks of rows to the matrix of a new h5ad file, and open it."""
     import h5py
 
-    partial = path.with_name(f".{path.name}-partial")
-    try:
-        with h5py.File(partial, "w") as file:
+    from ..io._atomic import install_file, partial
+
+    with partial(path) as part:
+        with h5py.File(part, "w") as file:
             ad.io.write_elem(file, "X", empty)
             matrix = ad.io.sparse_dataset(file["X"])
             for block in blocks:
@@ -82,7 +83,5 @@ def _write_backed(path: Path, blocks, empty, obs: pd.DataFrame, var: pd.DataFram
             ad.io.write_elem(file, "obs", obs)
             ad.io.write_elem(file, "var", var)
             file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        install_file(part, path)
     return ad.read_h5ad(path, backed="r")
