@@ -1,3 +1,5 @@
+import tracemalloc
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -47,3 +49,17 @@ def test_other_genes_or_no_condition():
         evaluate_generation(real[:, :3].copy(), real)
     with pytest.raises(ValueError, match="has 1000 real cells"):
         evaluate_generation(real, real, min_cells=1000)
+
+
+def test_memory_does_not_grow_with_cells():
+    """Sums per condition are held, not the cells of a condition in dense form (here 480 MB)."""
+    rng, n, n_genes = np.random.default_rng(0), 30_000, 2000
+    X = sparse.random(
+        n, n_genes, density=0.01, format="csr", random_state=rng, data_rvs=lambda k: rng.integers(1, 5, k)
+    )
+    adata = ad.AnnData(X.astype(np.float32), obs=pd.DataFrame({"type": "B"}, index=[f"c{i}" for i in range(n)]))
+    tracemalloc.start()
+    table = evaluate_generation(adata, adata, min_mean=0.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (table["median"] == 0).all() and peak < 120e6

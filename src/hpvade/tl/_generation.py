@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -57,20 +59,27 @@ def evaluate_generation(
     if not keys:
         raise ValueError("there are no keys; expected columns of obs that both sides have. Name one that tells groups.")
     ours, theirs = (_conditions(adata, keys) for adata in (generated, real))
+    n_real = pd.Series(theirs).value_counts()
+    least = max(min_cells, 2)  # halves of the real cells are compared
+    compared = [condition for condition in dict.fromkeys(ours) if n_real.get(condition, 0) >= least]
+    half = np.zeros(real.n_obs, dtype=np.int64)
     rng, rows = np.random.default_rng(0), []
-    for condition in dict.fromkeys(ours):
-        a, b = (_rows(adata, of == condition) for adata, of in ((generated, ours), (real, theirs)))
-        if len(b) < max(min_cells, 2):  # halves of the real cells are compared
-            continue
-        half = rng.permutation(len(b)) < len(b) // 2
-        genes = b.mean(axis=0) >= min_mean
+    for condition in compared:
+        half[theirs == condition] = rng.permutation(n_real[condition]) < n_real[condition] // 2
+    index = pd.Index(compared)
+    made = _Sums.of(generated, index.get_indexer(ours), len(index))
+    code = index.get_indexer(theirs)
+    halved = _Sums.of(real, np.where(code < 0, -1, 2 * code + half), 2 * len(index))
+    for i, condition in enumerate(compared):
+        a, b, parts = made[[i]], halved[[2 * i, 2 * i + 1]], (halved[[2 * i + 1]], halved[[2 * i]])
+        genes = b.mean() >= min_mean
         if not genes.any():
             continue
         about = dict(zip(keys, condition.split("\x1f"), strict=True))
-        for name, statistic in (("mean", _mean), ("zero fraction", _zeros)):
+        for name, statistic in (("mean", _Sums.mean), ("zero fraction", _Sums.zeros)):
             truth = statistic(b)[genes]
             error = _relative(statistic(a)[genes], truth)
-            halves = _relative(statistic(b[half])[genes], statistic(b[~half])[genes])
+            halves = _relative(*(statistic(part)[genes] for part in parts))
             rows.append(
                 about
                 | {
@@ -80,7 +89,7 @@ def evaluate_generation(
                     "within_20_percent": float((error <= 0.2).mean()),
                     "r": pearson(statistic(a)[genes], truth),
                     "real_halves": float(np.median(halves)),
-                    "n_real": len(b),
+                    "n_real": int(n_real[condition]),
                 }
             )
     if not rows:
@@ -95,17 +104,33 @@ def _conditions(adata: AnnData, keys: list[str]) -> np.ndarray:
     return adata.obs[keys].astype(str).agg("\x1f".join, axis=1).to_numpy()
 
 
-def _rows(adata: AnnData, mask: np.ndarray) -> np.ndarray:
-    X = adata.X[np.flatnonzero(mask)]
-    return np.asarray(X.toarray() if sparse.issparse(X) else X, dtype=float)
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Counts, and counts above zero, added up over groups of cells (groups x genes); cells in each group (groups,)."""
 
+    counts: np.ndarray
+    positive: np.ndarray
+    n_cells: np.ndarray
 
-def _mean(counts: np.ndarray) -> np.ndarray:
-    return counts.mean(axis=0)
+    @classmethod
+    def of(cls, adata: AnnData, group: np.ndarray, n_groups: int) -> "_Sums":
+        """One pass over the cells; those with a negative group are left out."""
+        counts, positive = np.zeros((2, n_groups, adata.n_vars))
+        for rows, block in iter_rows(adata.X):
+            used = np.flatnonzero(group[rows] >= 0)
+            member = sparse.csr_matrix((np.ones(len(used)), (group[rows][used], used)), (n_groups, block.shape[0]))
+            counts += (member @ block).toarray()
+            positive += (member @ (block > 0)).toarray()
+        return cls(counts, positive, np.bincount(group[group >= 0], minlength=n_groups))
 
+    def __getitem__(self, groups: list[int]) -> "_Sums":
+        return _Sums(self.counts[groups], self.positive[groups], self.n_cells[groups])
 
-def _zeros(counts: np.ndarray) -> np.ndarray:
-    return (counts == 0).mean(axis=0)
+    def mean(self) -> np.ndarray:
+        return self.counts.sum(axis=0) / self.n_cells.sum()
+
+    def zeros(self) -> np.ndarray:
+        return (self.n_cells.sum() - self.positive.sum(axis=0)) / self.n_cells.sum()
 
 
 def _relative(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
