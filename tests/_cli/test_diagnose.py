@@ -25,6 +25,16 @@ def test_the_words_and_numbers_of_the_python_interface(run, files, model, tmp_pa
     assert list(ad.read_h5ad(tmp_path / "q.h5ad").uns["hpvade_qc"]["messages"]) == list(messages)
 
 
+def test_all_files_are_written_or_none(run, files, model, tmp_path, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", fail)
+    both = ["-o", tmp_path / "q.csv", "-o", tmp_path / "q.h5ad"]
+    assert "disk full" in run("diagnose", files.bulk, "--model", model, *both, code=1).stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_file_twice_is_refused(run, files, model, tmp_path):
     twice = ["-o", tmp_path / "q.csv", "-o", tmp_path / "q.csv"]
     assert "one file twice" in run("diagnose", files.bulk, "--model", model, *twice, code=2).stderr

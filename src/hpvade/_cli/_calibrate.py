@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ._io import check_exists, check_folder, check_input, check_output, complete, read_bulk, read_mapping, read_table
+from ._io import check_exists, check_folder, check_input, check_output, complete, read_mapping, read_table
 from ._options import (
     Accelerator,
     BadSamples,
@@ -66,11 +66,10 @@ def calibrate(
         check_output(table, ".csv")
     check_exists(bulk)
     check_input(truth)
-    from ._fit import load
+    from ._fit import load_with_bulk
 
-    trained = load(model, accelerator)
-    genes = trained.get_signature_matrix().index if map_genes else None
-    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+    trained, data = load_with_bulk(model, bulk, **how)
     pairs = None if mapping is None else read_mapping(mapping)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     reading["on_bad_sample"] = on_bad_sample.value

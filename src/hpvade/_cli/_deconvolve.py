@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_folder, check_output, complete, read_bulk, write_table
+from ._io import check_exists, check_folder, check_output, check_outputs, complete, read_bulk, write_table
 from ._options import (
     LABELS_HELP,
     Accelerator,
@@ -139,7 +139,7 @@ def deconvolve(
     check_exists(files[-1])
     from .._keys import Keys
     from ..io._names import named  # loads pandas
-    from ._fit import fit, load
+    from ._fit import fit, load_with_bulk
 
     if model is None:
         from ._references import read_references
@@ -168,9 +168,8 @@ def deconvolve(
             accelerator=accelerator,
         )
     else:
-        trained = load(model, accelerator)
-        genes = trained.get_signature_matrix().index if map_genes else None
-        bulk = read_bulk(files[0], genes=genes, genes_in=genes_in.value)
+        how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+        trained, bulk = load_with_bulk(model, files[0], **how)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     reading["on_bad_sample"] = on_bad_sample.value
     answer = reading | {"fractions": fractions.value, "batch_key": batch_key, "variable_types": variable_types or None}
@@ -204,10 +203,7 @@ def deconvolve(
 def _check_outputs(
     output: list[Path], nnls: Path | None, report: Path | None, save_model: Path | None, profiles: Path | None
 ) -> None:
-    if len(set(output)) < len(output):
-        raise UsageError("-o names one file twice.")
-    for path in output:
-        check_output(path, ".csv", ".h5ad")
+    check_outputs(output, ".csv", ".h5ad")
     if nnls is not None:
         check_output(nnls, ".csv")
     if report is not None:

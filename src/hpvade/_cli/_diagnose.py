@@ -1,10 +1,10 @@
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._errors import UsageError
-from ._io import check_exists, check_output, complete, read_bulk, read_json, write_table
+from ._io import check_exists, check_outputs, complete, read_json, write_table
 from ._options import (
     Accelerator,
     BadSamples,
@@ -62,25 +62,19 @@ def diagnose(
     Prints what concerns the cohort, each with a remedy, and the samples to look at. No truth is needed.
     """
     output = output or []
-    if len(set(output)) < len(output):
-        raise UsageError("-o names one file twice.")
-    for path in output:
-        check_output(path, ".csv", ".h5ad")
+    check_outputs(output, ".csv", ".h5ad")
     check_exists(bulk)
     asked = _markers(markers)
-    from ._fit import load
+    from ._fit import load_with_bulk
 
-    trained = load(model, accelerator)
-    genes = trained.get_signature_matrix().index if map_genes else None
-    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+    trained, data = load_with_bulk(model, bulk, **how)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     rows = judge(data, trained, seed=seed, markers=asked, on_bad_sample=on_bad_sample.value, **reading)
-    for path in output:
-        with complete(path) as partial:
-            if path.suffix.lower() == ".csv":
-                write_table(rows, partial)
-            else:
-                data.write_h5ad(partial)
+    with ExitStack() as stack:  # all of them, or none
+        for path in output:
+            partial = stack.enter_context(complete(path))
+            write_table(rows, partial) if path.suffix.lower() == ".csv" else data.write_h5ad(partial)
 
 
 def _markers(given: str) -> str | dict | None:

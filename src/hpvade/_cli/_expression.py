@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_input, check_output, complete, read_bulk
+from ._io import check_exists, check_input, check_output, complete
 from ._options import (
     Accelerator,
     BadSamples,
@@ -71,11 +71,10 @@ def expression(
         raise UsageError(f"{output} exists. Choose another name.")
     check_output(output, ".h5ad", ".zarr")
     check_exists(bulk)
-    from ._fit import load
+    from ._fit import load_with_bulk
 
-    trained = load(model, accelerator)
-    genes = trained.get_signature_matrix().index if map_genes else None
-    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+    trained, data = load_with_bulk(model, bulk, **how)
     options = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
     options |= {"genes": _genes(gene_list), "min_resolved": min_resolved, "on_bad_sample": on_bad_sample.value}
     options["variable_types"] = variable_types or None

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._io import BLOOD, check_input
+from ._io import BLOOD, check_input, read_bulk
 from ._progress import training_options
 from ._run import current
 
@@ -63,6 +63,15 @@ def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
     model = HPVADE.load(place, accelerator=accelerator)
     _answers(model, folder)
     return model
+
+
+def load_with_bulk(
+    folder: Path, bulk: Path, *, accelerator: str, map_genes: bool, genes_in: str
+) -> tuple["HPVADE", "AnnData"]:
+    """The model of `load`, and the samples of a file, whose genes get the model's names if `map_genes`."""
+    model = load(folder, accelerator)
+    genes = model.get_signature_matrix().index if map_genes else None
+    return model, read_bulk(bulk, genes=genes, genes_in=genes_in)
 
 
 def _answers(model: "HPVADE", folder: Path | None = None) -> None:

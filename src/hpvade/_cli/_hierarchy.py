@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_folder, complete, read_bulk, read_mapping, write_table
+from ._io import check_exists, check_folder, complete, read_mapping, write_table
 from ._options import (
     Accelerator,
     BadSamples,
@@ -58,11 +58,10 @@ def hierarchy(
     check_folder(output, overwrite=True)
     check_exists(bulk)
     from .._keys import Keys
-    from ._fit import load
+    from ._fit import load_with_bulk
 
-    trained = load(model, accelerator)
-    genes = trained.get_signature_matrix().index if map_genes else None
-    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+    trained, data = load_with_bulk(model, bulk, **how)
     tables = trained.deconvolve_hierarchy(
         data,
         hierarchy="auto" if tree is None else read_mapping(tree),

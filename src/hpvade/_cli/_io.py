@@ -170,6 +170,14 @@ def check_output(path: Path, *suffixes: str) -> None:
     _check_writable(path.absolute().parent)
 
 
+def check_outputs(paths: Sequence[Path], *suffixes: str) -> None:
+    """`check_output` of several files, each of which may be named once."""
+    if len(set(paths)) < len(paths):
+        raise UsageError("-o names one file twice.")
+    for path in paths:
+        check_output(path, *suffixes)
+
+
 def check_folder(path: Path, *, overwrite: bool, hint: str = "Choose another folder.") -> None:
     """Refuse, before any work starts, a folder that cannot be written, or holds something not to be overwritten."""
     if path.exists() and not path.is_dir():

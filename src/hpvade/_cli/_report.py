@@ -10,7 +10,6 @@ from ._io import (
     check_output,
     complete,
     join_samples,
-    read_bulk,
     read_reference,
     read_table,
     rows_of,
@@ -89,12 +88,11 @@ def report(
     from .._report._report import report as write
     from ._deconvolve import add_intervals
     from ._diagnose import judge
-    from ._fit import load
+    from ._fit import load_with_bulk
 
     matplotlib.use("Agg")
-    trained = load(model, accelerator)
-    genes = trained.get_signature_matrix().index if map_genes else None
-    data = read_bulk(bulk, genes=genes, genes_in=genes_in.value)
+    how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
+    trained, data = load_with_bulk(model, bulk, **how)
     if samples is not None:
         join_samples(data, samples, [key for key in (groupby, *(covariates or []), paired) if key is not None])
     if truth is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ._errors import UsageError
-from ._io import check_exists, check_output, complete, read_bulk, read_reference, write_table
+from ._io import check_exists, check_outputs, complete, read_bulk, read_reference, write_table
 from ._options import (
     LABELS_HELP,
     BadSamples,
@@ -110,8 +110,7 @@ def solve(
     given = [name for name, value in of_cells.items() if value is not None]
     if model is not None and given:
         raise UsageError(f"{', '.join(given)} belong to REF; with --model DIR leave them out.")
-    for path in output:
-        check_output(path, ".csv", ".h5ad")
+    check_outputs(output, ".csv", ".h5ad")
     check_exists(files[-1])
     from .._keys import Keys
     from ..io._names import named
