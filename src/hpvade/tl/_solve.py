@@ -182,33 +182,35 @@ def solve(
     cells, rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in (cells, rna, baseline))
     n_samples = [len(batch.samples) for batch in batches]
     sizes = np.average([own / own.mean() for own in used], axis=0, weights=n_samples)
-    measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch in batches])
     key = Keys.solved(method) if key_added is None else key_added
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     result.obsm[key] = cells if fractions == "cell" else rna
     result.obsm[Keys.rna(key)] = rna
     result.obsm[Keys.nnls(key)] = baseline
     make_writable(result.obsm, (key, Keys.rna(key), Keys.nnls(key)))
-    result.uns[key] = {
-        "hpvade_version": version("hpvade"),
-        "method": method,
-        "options": {name: value for name, value in options.items() if value is not None},
-        "fractions": fractions,
-        "input_type": batches[0].bulk.input_type,
-        "n_donors": profiles.n_donors,
-        "n_genes": int(measured.sum()),
-        "n_genes_missing": int((~measured).sum()),
-        "gene_overlap": float(measured.mean()),
-        "n_genes_fitted": min(map(len, chosen)),
-        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
-        "cell_sizes": pd.DataFrame({"size": sizes / sizes.mean()}, index=profiles.types),
-        **exceptions(bulk, batches),
-    }
+    asked = {"method": method, "options": {name: value for name, value in options.items() if value is not None}}
+    result.uns[key] = asked | {"fractions": fractions, "n_genes_fitted": min(map(len, chosen))}
+    result.uns[key] |= _provenance(profiles, batches, sizes) | exceptions(bulk, batches)
     if variable:
         from ..models.hpvade._variable_types import variation_table
 
         result.uns[key]["variation"] = variation_table(fits, np.divide(n_samples, sum(n_samples)), profiles.types)
     return result if copy else None
+
+
+def _provenance(profiles: Profiles, batches: list[Batch], sizes: np.ndarray) -> dict:
+    """What the answer was made of; of several batches the genes that all measure."""
+    measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch in batches])
+    return {
+        "hpvade_version": version("hpvade"),
+        "input_type": batches[0].bulk.input_type,
+        "n_donors": profiles.n_donors,
+        "n_genes": int(measured.sum()),
+        "n_genes_missing": int((~measured).sum()),
+        "gene_overlap": float(measured.mean()),
+        # a table and not a dict: h5ad takes "CD4/CD8" as a key for two levels
+        "cell_sizes": pd.DataFrame({"size": sizes / sizes.mean()}, index=profiles.types),
+    }
 
 
 def _sizes(pooled: np.ndarray, umi: np.ndarray, distance: float) -> np.ndarray:

@@ -124,45 +124,67 @@ class TrainMethods:
         if max_epochs == 0 and ckpt_path is None:
             self._without_networks(split, choose_device(accelerator, devices if isinstance(devices, str) else "auto"))
         else:
-            n_steps = max(-(-len(split[0]) // batch_size), _MIN_STEPS)  # one pass over the cells
-            if max_epochs is None:
-                n_steps = min(n_steps, max(_STEPS // _EPOCHS, _MIN_STEPS))
-                max_epochs = -(-_STEPS // n_steps)
-            streams = data.streams(simulation, n_steps)
-            plan_defaults = {"weight_decay": 0.0}
-            trainer_kwargs = {"limit_train_batches": n_steps} | trainer_kwargs
-            if self.preset == "default":
-                plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
-                trainer_kwargs = {"gradient_clip_val": 1.0} | trainer_kwargs
-            splitter = self._data_splitter_cls(
-                self.adata_manager,
-                split=split,
-                streams=streams,
-                batch_size=batch_size,
-                n_cells=max_epochs * n_steps * batch_size,
-                **(datasplitter_kwargs or {}),
-            )
-            is_new = not (self.is_trained_ and self.module.network_trained)
-            fit(
-                self,
-                splitter,
-                initialise=(lambda: self._initialise(data, streams["train"])) if is_new else None,
-                plan_kwargs=plan_defaults | (plan_kwargs or {}),
-                max_epochs=max_epochs,
+            self._train_networks(
+                data,
+                simulation,
+                max_epochs,
+                batch_size,
+                plan_kwargs or {},
+                datasplitter_kwargs or {},
+                trainer_kwargs,
                 early_stopping=early_stopping,
                 checkpoint_dir=checkpoint_dir,
                 accelerator=accelerator,
                 devices=devices,
                 ckpt_path=ckpt_path,
                 seed=seed,
-                **trainer_kwargs,
             )
-            self.module.network_trained.fill_(True)
         self._describe(*data.whole)
         if self.preset == "default":
             self.module.set_uncertainty(*reference_uncertainty(self.module, data.folds()))
             mark_sorted(self.module, self.cell_types, self.adata.uns)
         self._write_signatures()
+
+    def _train_networks(
+        self,
+        data: TrainingData,
+        simulation: BulkSimulation,
+        max_epochs: int | None,
+        batch_size: int,
+        plan_kwargs: dict,
+        datasplitter_kwargs: dict,
+        trainer_kwargs: dict,
+        **options,
+    ) -> None:
+        """Fit the networks; arguments as the user gave them, `options` those of `hpvade.train._fit.fit`."""
+        n_steps = max(-(-len(data.split[0]) // batch_size), _MIN_STEPS)  # one pass over the cells
+        if max_epochs is None:
+            n_steps = min(n_steps, max(_STEPS // _EPOCHS, _MIN_STEPS))
+            max_epochs = -(-_STEPS // n_steps)
+        streams = data.streams(simulation, n_steps)
+        plan_defaults, trainer_defaults = {"weight_decay": 0.0}, {"limit_train_batches": n_steps}
+        if self.preset == "default":
+            plan_defaults |= {"n_epochs_kl_warmup": max(max_epochs // 10, 1)}
+            trainer_defaults |= {"gradient_clip_val": 1.0}
+        splitter = self._data_splitter_cls(
+            self.adata_manager,
+            split=data.split,
+            streams=streams,
+            batch_size=batch_size,
+            n_cells=max_epochs * n_steps * batch_size,
+            **datasplitter_kwargs,
+        )
+        is_new = not (self.is_trained_ and self.module.network_trained)
+        fit(
+            self,
+            splitter,
+            initialise=(lambda: self._initialise(data, streams["train"])) if is_new else None,
+            plan_kwargs=plan_defaults | plan_kwargs,
+            max_epochs=max_epochs,
+            **options,
+            **trainer_defaults | trainer_kwargs,
+        )
+        self.module.network_trained.fill_(True)
 
     def _simulation(self, given: dict) -> BulkSimulation:
         defaults = {} if self.preset == "default" else {"noise": None, "prior": {"dirichlet": 1.0}}
