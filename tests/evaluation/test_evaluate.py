@@ -114,6 +114,16 @@ def test_compare_aligns_samples_by_name():
     pd.testing.assert_frame_equal(compare(bulk.obsm["hpvade_proportions"], integers)[1], truth)
 
 
+def test_a_warning_names_the_line_that_called_the_package():
+    """However deep below it the samples are aligned."""
+    from hpvade.pl import agreement
+
+    truth = make_bulk().obsm["proportions"]
+    with pytest.warns(UserWarning, match="1 samples are in only one") as caught:
+        agreement(truth.iloc[1:], truth=truth)
+    assert [one.filename for one in caught] == [__file__]
+
+
 def test_a_sample_predicted_outside_the_compared_types_keeps_zeros():
     truth = pd.DataFrame({"T": [0.7], "B": [0.3]}, index=["s"])
     prediction, _ = compare(pd.DataFrame({"T": [0.0], "B": [0.0], "Platelet": [1.0]}, index=["s"]), truth)

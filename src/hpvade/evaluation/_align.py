@@ -1,6 +1,5 @@
 """Bring predicted and true proportions to the same samples and the same columns."""
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -164,11 +163,7 @@ def _shared_samples(predicted: pd.Index, measured: pd.Index) -> pd.Index:
         )
     single = predicted.symmetric_difference(measured, sort=False)
     if len(single):
-        warnings.warn(
-            f"{len(single)} samples are in only one of prediction and truth and are left out: {listed(single, 3)}.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"{len(single)} samples are in only one of prediction and truth and are left out: {listed(single, 3)}.")
     return shared
 
 

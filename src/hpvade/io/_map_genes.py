@@ -1,6 +1,5 @@
 """Gene names that meet: one spelling for bulk and reference; public as :func:`hpvade.pp.map_genes`."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import listed, warn
 from ._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
 from ._rows import pick_matrix
 from ._units import detect_units
@@ -83,11 +82,9 @@ def map_genes(
     out.uns[Keys.GENE_MAP] = summary
     dates = summary["repaired"] + summary["unclear"]
     if dates:
-        warnings.warn(
+        warn(
             f"Excel turned {len(dates)} names of genes into dates. Repaired: {listed(summary['repaired'])}; "
-            f"without a single gene that fits: {listed(summary['unclear'])}.",
-            UserWarning,
-            stacklevel=2,
+            f"without a single gene that fits: {listed(summary['unclear'])}."
         )
     return out
 

@@ -1,7 +1,6 @@
 """Classical deconvolution in one call: bulk and reference as AnnData in, one solver, one write at the end."""
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Literal, get_args
@@ -11,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import listed, warn
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
 from ..io._frames import as_bulk
@@ -143,11 +142,9 @@ def solve(
     sizes = cell_sizes(profiles.types, umi, cell_size)
     of_one_total = np.ptp(umi) < 1e-3 * umi.mean()
     if fractions == "cell" and cell_size in ("umi", "pooled") and of_one_total:
-        warnings.warn(
+        warn(
             f"Every column of the signature sums to {umi.mean():.4g}: RNA content per cell is not in it, and "
-            f"cell_size={cell_size!r} takes all types as equal in it. Pass mean counts per cell, or sizes as a dict.",
-            UserWarning,
-            stacklevel=2,
+            f"cell_size={cell_size!r} takes all types as equal in it. Pass mean counts per cell, or sizes as a dict."
         )
     bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
     share = profiles.mean_counts / umi
@@ -165,11 +162,7 @@ def solve(
         on_bad_sample=on_bad_sample,
     )
     if method == "robust" and min(len(batch.samples) for batch in batches) == 1 and options.get("gene_factor", True):
-        warnings.warn(
-            "One sample has no gene factor: how bulk and reference platform differ shows in a cohort only.",
-            UserWarning,
-            stacklevel=2,
-        )
+        warn("One sample has no gene factor: how bulk and reference platform differ shows in a cohort only.")
     chosen = [choose_genes(profiles, batch.present, genes) for batch in batches]
     content = sizes if of_one_total else umi
     solved = [

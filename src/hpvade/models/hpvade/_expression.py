@@ -1,6 +1,5 @@
 """Expression of every type in every sample: the reference's profile, moved by what the sample shows."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from ..._text import warn
 from ...io._frames import as_bulk
 from ...io._rows import is_dask, pick_matrix
 from ...solvers import VariableFit
@@ -135,11 +135,7 @@ class ExpressionMethods:
         varies = isinstance(found.fit, VariableFit) and bool(found.fit.variation.any())
         if len(found.rna) == 1:
             who = "every type but those of variable_types keeps" if varies else "every type keeps"
-            warnings.warn(
-                f"One sample: how genes vary between samples is unknown; {who} the reference's profile.",
-                UserWarning,
-                stacklevel=3,  # torch.no_grad stands between
-            )
+            warn(f"One sample: how genes vary between samples is unknown; {who} the reference's profile.")
         signature = self.module.signature()
         signature = (signature / signature.sum(dim=0))[present]
 
