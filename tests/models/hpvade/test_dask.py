@@ -128,6 +128,21 @@ def test_options_reach_the_blocks(model, bulk, options):
     assert_same(found, expected)
 
 
+def test_no_block_solves_a_baseline_that_is_not_asked_for(model, bulk, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("plain NNLS was not asked for")
+
+    monkeypatch.setattr("hpvade.models.hpvade._dask.nnls", refuse)
+    expected, found = bulk.copy(), in_dask(bulk)
+    model.deconvolve(expected, baseline=False)
+    model.deconvolve(found, baseline=False)
+    np.testing.assert_allclose(found.obsm[KEY], expected.obsm[KEY], atol=1e-5)
+    assert f"{KEY}_nnls" not in found.obsm
+    model.get_cell_type_expression(found[:5].copy(), genes=list(bulk.var_names[:2]))
+    with pytest.raises(AssertionError, match="not asked for"):  # the patch reaches the blocks
+        model.deconvolve(found)
+
+
 def test_gene_lengths_are_used(model, bulk):
     lengths = np.random.default_rng(3).uniform(500, 5000, bulk.n_vars)
     expected, found = bulk.copy(), in_dask(bulk)

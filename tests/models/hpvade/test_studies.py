@@ -56,6 +56,17 @@ def test_the_answer_is_the_mean_of_the_studies(studies):
     assert list(table.index) == ["a", "b"]
 
 
+def test_how_far_studies_are_apart_is_said_of_a_dask_array_too(studies):
+    dask_array = pytest.importorskip("dask.array")
+    model, _, bulk = studies
+    expected, found = bulk.copy(), bulk.copy()
+    found.X = dask_array.from_array(np.asarray(bulk.X), chunks=(5, -1))
+    model.deconvolve(expected)
+    model.deconvolve(found)
+    np.testing.assert_allclose(found.obsm[KEY], expected.obsm[KEY], atol=1e-5)
+    pd.testing.assert_frame_equal(found.uns[KEY]["studies"], expected.uns[KEY]["studies"], atol=1e-5)
+
+
 def test_a_sample_that_is_skipped_has_no_row_in_any_study(studies):
     """A logged sample among linear ones is skipped whatever `on_bad_sample` says."""
     model, _, bulk = studies

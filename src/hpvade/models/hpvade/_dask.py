@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,8 @@ def deconvolve(model, bulk: AnnData, *, unknown: bool, layer: str | None = None,
             "unknown=True learns from all samples at once, and this bulk is in a Dask array. Bring it into memory with "
             "`bulk.to_memory()`, or use unknown=False."
         )
-    return deconvolve_in_memory(model, bulk, estimator=estimate_blocks, **options)
+    estimator = partial(estimate_blocks, baseline=options["baseline"])
+    return deconvolve_in_memory(model, bulk, estimator=estimator, **options)
 
 
 class WorkingModel:
@@ -63,6 +65,8 @@ class Shared:
         For `estimate_shares`; with the gene factor, gene weights and platform distance of the first pass.
     reading
         For `read_bulk`.
+    baseline
+        Whether plain NNLS is asked for.
     """
 
     model: WorkingModel
@@ -70,6 +74,7 @@ class Shared:
     present: np.ndarray
     options: dict
     reading: dict
+    baseline: bool
 
 
 def estimate_blocks(
@@ -87,6 +92,7 @@ def estimate_blocks(
     batch_size: int = 256,
     variable_types: Sequence[str] | None = None,
     gene_length_key: str | None = None,
+    baseline: bool = True,
     **reading,
 ) -> list[tuple[Batch, Estimate]]:
     """Estimate the composition of a cohort in a Dask array, on the scheduler that is connected.
@@ -97,7 +103,7 @@ def estimate_blocks(
     lost.
 
     Arguments are those of `hpvade.models.hpvade._estimate.estimates`; all samples are one cohort. `shares` of the
-    result are None, `fit` is that of the first pass.
+    result are None, `fit` and `studies` are those of the first pass; `baseline` asks for `nnls`.
 
     Raises
     ------
@@ -134,7 +140,7 @@ def estimate_blocks(
         options |= _in_common(first) | {"by_study": tuple(map(_in_common, first.studies)), "covariance": False}
     reading.pop("missing", None)
     # part of the graph, unlike scattered data: it is there again when the worker that held it is gone
-    shared = dask.delayed(Shared(WorkingModel(model), var, batch.present, options, reading), traverse=False)
+    shared = dask.delayed(Shared(WorkingModel(model), var, batch.present, options, reading, baseline), traverse=False)
     solve, tasks, begin = dask.delayed(_solve, pure=False), [], 0
     for part, size in zip(X.to_delayed().ravel(), X.chunks[0], strict=True):
         own = names[begin : begin + size]
@@ -144,7 +150,9 @@ def estimate_blocks(
     usable, skipped = np.concatenate(usable), {name: why for part in skipped for name, why in part.items()}
     results = {name: torch.from_numpy(np.concatenate(part)) for name, part in zip(_RESULTS, results, strict=True)}
     whole = replace(batch.bulk, obs_names=names[usable], usable=usable, skipped=skipped, shares=None)
-    found = replace(first, bulk=whole, shares=None, network=None, studies=(), **results)
+    if not baseline:
+        results["nnls"] = None
+    found = replace(first, bulk=whole, shares=None, network=None, **results)
     return [(Batch("", whole, np.flatnonzero(usable), batch.present), found)]
 
 
@@ -177,7 +185,8 @@ def _solve(values, names: pd.Index, prior: str | np.ndarray, shared: Shared) -> 
     prior = prior if isinstance(prior, str) else prior[aligned.usable]
     shares, present = torch.from_numpy(aligned.shares), torch.from_numpy(shared.present)
     found = estimate_shares(shared.model, aligned, shares, present, prior=prior, **shared.options)
-    baseline = nnls(found.shares, shared.model.module.mean_counts * present[:, None])
+    nothing = found.rna[:, :0]
+    baseline = nnls(found.shares, shared.model.module.mean_counts * present[:, None]) if shared.baseline else nothing
     parts = (torch.from_numpy(aligned.total), found.depth, found.rna, found.cells, baseline)
     return aligned.usable, aligned.skipped, *(part.numpy() for part in parts)
 

@@ -169,7 +169,7 @@ def _estimate(
     if not is_dask(pick_matrix(bulk, layer, "bulk")[0]):
         found = estimate(model, bulk, **options, **reading)
         return found, lambda: [found.shares]
-    (batch, found), *_ = estimate_blocks(model, bulk, **options, **reading)
+    (batch, found), *_ = estimate_blocks(model, bulk, baseline=False, **options, **reading)
     device, genes = found.present.device, np.asarray(model.get_var_names())
     found = replace(found, **{name: getattr(found, name).to(device) for name in ("total", "depth", "rna", "cells")})
     return found, lambda: (x.to(device) for x in read_blocks(bulk, genes, batch.present, layer=layer, **reading))
