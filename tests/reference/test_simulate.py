@@ -1,5 +1,8 @@
 """Simulated bulk as AnnData: every cell has a gene of its own, so that counts tell which cells were drawn."""
 
+import tracemalloc
+
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,3 +76,19 @@ def test_share_of_samples_without_some_types(share):
 def test_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         simulate(**kwargs)
+
+
+def test_memory_is_that_of_the_samples(tmp_path):
+    """Cells of a file are added up as they are read, so that five times as many take little more."""
+    peaks = []
+    for n_cells in (20_000, 100_000):
+        path = tmp_path / f"{n_cells}.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("X", (n_cells, 300), "f4", chunks=(4096, 300), fillvalue=1)
+            tracemalloc.start()
+            one = np.zeros(n_cells, dtype=int)
+            bulk = simulate_from_cells(file["X"], one, one, ["B"], pd.RangeIndex(300), 4, n_cells=50, seed=0)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        np.testing.assert_array_equal(bulk.X, 50)
+    assert peaks[1] - peaks[0] < 80_000 * 300  # bytes: an eighth of what their values and places take

@@ -1,5 +1,7 @@
 """Simulated bulk as AnnData, for users: sums of cells drawn with replacement."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,7 +11,8 @@ from scipy import sparse
 from .._keys import Keys
 from ..io._names import writable
 from ..io._rows import iter_rows
-from ..simulate import cells_as_chunks, draw_mixtures, sample_proportions
+from ..simulate import ChunkSums, sample_proportions
+from ..simulate._mixing import draw_weights, sum_by_type
 
 
 def simulate_from_cells(
@@ -34,24 +37,38 @@ def simulate_from_cells(
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     rng = np.random.default_rng(seed)
     indices = np.unique(np.arange(len(types))[slice(None) if indices is None else indices])
-    counts = sparse.vstack(
-        [block[np.isin(np.arange(rows.start, rows.stop), indices)] for rows, block in iter_rows(X)], format="csr"
-    )
-    cells = cells_as_chunks(counts, types[indices], donors[indices], len(type_names))
-    available = np.bincount(cells.types, minlength=len(type_names)) > 0
-    expected = np.zeros((n_samples, len(type_names)))
+    order = indices[np.lexsort((donors[indices], types[indices]))]
+    n_types, one, unread = len(type_names), np.ones(len(order), dtype=np.int64), np.zeros(len(order))
+    cells = ChunkSums(sparse.csr_matrix((len(order), 0)), types[order], donors[order], one, unread, n_types)
+    available = np.bincount(cells.types, minlength=n_types) > 0
+    expected = np.zeros((n_samples, n_types))
     prior = {"dirichlet": 1 - sparse_share, "sparse": sparse_share}
     expected[:, available] = sample_proportions(n_samples, available.sum(), rng, alpha=alpha, prior=prior)
-    mixtures = draw_mixtures(cells, expected, rng, n_cells=n_cells, max_chunks=None)
+    n_drawn, weights = draw_weights(cells, expected, rng, n_cells=n_cells, max_chunks=None)
+    counts, totals = _add_up(X, order, weights)
+    molecules = sum_by_type(replace(cells, totals=totals), weights)
     bulk = AnnData(
-        mixtures.counts,
+        counts,
         obs=pd.DataFrame(index=[f"simulated_{i}" for i in range(n_samples)]),
         var=pd.DataFrame(index=var_names.copy()),
     )
     for key, table in {
-        Keys.TRUE_PROPORTIONS: mixtures.proportions,
-        Keys.TRUE_RNA_PROPORTIONS: mixtures.rna_proportions,
+        Keys.TRUE_PROPORTIONS: n_drawn / n_cells,
+        Keys.TRUE_RNA_PROPORTIONS: molecules / molecules.sum(axis=1, keepdims=True),
     }.items():
         bulk.obsm[key] = writable(pd.DataFrame(table, index=bulk.obs_names, columns=type_names))
     bulk.uns["units"] = "counts"
     return bulk
+
+
+def _add_up(X, cells: np.ndarray, weights: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of the samples (samples x genes) that `weights` of `cells` make, and counts per cell, in one pass."""
+    n_rows, n_genes = X.shape
+    n_samples = weights.shape[0]
+    per_row = sparse.csc_matrix((weights.data, cells[weights.indices], weights.indptr), (n_rows, n_samples)).tocsr()
+    counts, totals = np.zeros((n_samples, n_genes), dtype=np.float32), np.zeros(n_rows)
+    for rows, block in iter_rows(X):
+        totals[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
+        part = (per_row[rows].T @ block).tocoo()  # no place occurs twice
+        counts[part.row, part.col] += part.data
+    return counts, totals[cells]

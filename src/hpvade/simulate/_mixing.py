@@ -99,14 +99,10 @@ def draw_mixtures(
     ValueError
         If `n_cells` is below one, or a type without cells is asked for.
     """
-    if n_cells < 1:
-        raise ValueError(f"n_cells is {n_cells}; expected at least one cell per sample")
-    n_drawn = rng.multinomial(n_cells, proportions)
-    weights = _chunk_weights(chunks, n_drawn, rng, heterogeneous, max_chunks)
-    type_of = sparse.csr_matrix(
-        (chunks.totals, chunks.types, np.arange(len(chunks.types) + 1)), shape=(len(chunks.types), chunks.n_types)
+    n_drawn, weights = draw_weights(
+        chunks, proportions, rng, n_cells=n_cells, heterogeneous=heterogeneous, max_chunks=max_chunks
     )
-    molecules = (weights @ type_of).toarray()
+    molecules = sum_by_type(chunks, weights)
     if noise is None:
         counts = weights @ chunks.counts
         counts = counts.toarray() if sparse.issparse(counts) else counts
@@ -124,6 +120,33 @@ def draw_mixtures(
     return Mixtures(
         np.asarray(counts, dtype=np.float32), n_drawn / n_cells, molecules / molecules.sum(axis=1, keepdims=True)
     )
+
+
+def draw_weights(
+    chunks: ChunkSums,
+    proportions: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    n_cells: int = 1000,
+    heterogeneous: float = 0.7,
+    max_chunks: int | None = 8,
+) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """How many cells of each type (samples x types), and what of each chunk (samples x chunks), make the samples.
+
+    Counts are not read, so that `chunks` may come without; arguments as in :func:`draw_mixtures`.
+    """
+    if n_cells < 1:
+        raise ValueError(f"n_cells is {n_cells}; expected at least one cell per sample")
+    n_drawn = rng.multinomial(n_cells, proportions)
+    return n_drawn, _chunk_weights(chunks, n_drawn, rng, heterogeneous, max_chunks)
+
+
+def sum_by_type(chunks: ChunkSums, weights: sparse.csr_matrix) -> np.ndarray:
+    """Molecules (samples x types) of weighted chunks, over all genes."""
+    type_of = sparse.csr_matrix(
+        (chunks.totals, chunks.types, np.arange(len(chunks.types) + 1)), shape=(len(chunks.types), chunks.n_types)
+    )
+    return (weights @ type_of).toarray()
 
 
 def _chunk_weights(
