@@ -41,6 +41,14 @@ def test_same_seed_same_counts_and_the_reference_is_not_changed(observed, unchan
     assert (hp.datasets.plant_ambient(reference, fractions=(0.0, 0.1, 0.3), seed=1).X != adata.X).nnz > 0
 
 
+def test_few_counts_are_drawn_at_once_and_it_does_not_show(observed, monkeypatch):
+    reference, adata = observed
+    monkeypatch.setattr("hpvade.datasets._ambient._DENSE_BLOCK", 1000)
+    again = hp.datasets.plant_ambient(reference, fractions=(0.0, 0.1, 0.3), seed=0)
+    assert (again.X != adata.X).nnz == 0
+    assert again.obs["ambient_fraction"].equals(adata.obs["ambient_fraction"])
+
+
 @pytest.mark.parametrize("fractions", [(), (1.0,), (-0.1,)])
 def test_bad_shares(observed, fractions):
     with pytest.raises(ValueError, match="expected shares of at least 0 and below 1"):

@@ -10,6 +10,8 @@ from scipy import sparse
 from ..io._rows import in_memory, iter_rows, pick_matrix, refuse_bad_values
 from ..reference._checks import check_column
 
+_DENSE_BLOCK = 2**22  # counts drawn at once
+
 
 def plant_ambient(
     adata: ad.AnnData,
@@ -78,12 +80,15 @@ def plant_ambient(
     profiles = rng.dirichlet(concentration * len(sums) * frequency, len(fractions)) @ relative
     share = np.asarray(fractions, dtype=float)[batch]
     totals = native.sum(axis=1).A1
-    ambient = rng.poisson((totals * share / (1 - share))[:, None] * profiles[batch])
-    observed = sparse.csr_matrix(native + ambient.astype(np.float32))
+    rate, step = totals * share / (1 - share), max(1, _DENSE_BLOCK // max(1, adata.n_vars))
+    blocks = (slice(start, start + step) for start in range(0, adata.n_obs, step))
+    drawn = (rng.poisson(rate[rows, None] * profiles[batch[rows]]) for rows in blocks)
+    ambient = sparse.vstack([sparse.csr_matrix(block, dtype=np.float32) for block in drawn], format="csr")
+    observed = native + ambient
     names = [f"batch_{b}" for b in range(len(fractions))]
     obs = adata.obs.copy()
     obs[batch_key] = pd.Categorical.from_codes(batch, names)
-    obs["ambient_fraction"] = ambient.sum(axis=1) / np.maximum(observed.sum(axis=1).A1, 1)
+    obs["ambient_fraction"] = ambient.sum(axis=1, dtype=np.float64).A1 / np.maximum(observed.sum(axis=1).A1, 1)
     result = ad.AnnData(observed, obs=obs, var=adata.var.copy(), layers={"native": native})
     result.varm["ambient_profile"] = pd.DataFrame(profiles.T, index=adata.var_names, columns=names)
     return result
