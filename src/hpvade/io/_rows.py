@@ -198,7 +198,8 @@ def _check(X, chunk_rows: int) -> np.dtype:
             "sparse matrix, a backed (HDF5 or zarr) matrix or a Dask array."
         )
     if np.dtype(X.dtype).kind not in "biuf":
-        raise TypeError(f"The matrix holds values of dtype {X.dtype}; expected integers or floats.")
+        fix = " Convert it, as in `adata.X = adata.X.astype(float)`." if X.dtype == object else ""
+        raise TypeError(f"The matrix holds values of dtype {X.dtype}; expected integers or floats.{fix}")
     if len(X.shape) != 2:
         raise ValueError(f"Expected a matrix with two dimensions, found shape {X.shape}.")
     if chunk_rows < 1:
