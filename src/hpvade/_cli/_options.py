@@ -145,7 +145,7 @@ EpochsOrNone = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Training epochs at most; chosen from the data by default. 0: no networks, the proportions alone, in seconds.",
+        help="Training epochs at most; chosen from the data by default. 0: no networks, only proportions, fast.",
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Random seed: same seed, same result.")]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
 from ..io._frames import as_bulk
@@ -125,6 +125,7 @@ def diagnose(
     >>> hp.tl.diagnose(bulk, model)  # doctest: +SKIP
     >>> bulk.obs["hpvade_qc_verdict"], bulk.uns["hpvade_qc"]["messages"]  # doctest: +SKIP
     """
+    check_key(key_added)
     bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
     asked_markers(markers, [])  # refuse what cannot be read before the work

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from .._text import listed
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
@@ -132,6 +132,8 @@ def solve(
         if value not in choices:
             raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}.")
     _check_options(method, options)
+    key = Keys.solved(method) if key_added is None else key_added
+    check_key(key)
     device = _device(device)
     of_cells = {"labels_key": labels_key, "sample_key": sample_key, "layer": layer}
     if isinstance(reference, pd.DataFrame):
@@ -183,7 +185,6 @@ def solve(
     n_samples = [len(batch.samples) for batch in batches]
     sizes = np.average([own / own.mean() for own in used], axis=0, weights=n_samples)
     measured = np.logical_and.reduce([batch.bulk.present & batch.present for batch in batches])
-    key = Keys.solved(method) if key_added is None else key_added
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     result.obsm[key] = cells if fractions == "cell" else rna
     result.obsm[Keys.rna(key)] = rna
