@@ -12,6 +12,7 @@ from .._figures._palette import categories
 from .._keys import Keys
 from ..io._atomic import install_file, partial
 from ..tl import compare_groups, diagnose
+from ..tl._diagnose import bulk_for
 from ._contents import contents
 
 _BOUNDS = ("lower", "upper")
@@ -45,7 +46,8 @@ def report(
     Parameters
     ----------
     bulk
-        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`; it is not changed. Proportions of the model's types in
+        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`, an AnnData or a DataFrame; it is not changed.
+        Proportions of the model's types in
         ``obsm[key]``, their bounds in ``obsm[key + "_lower"]`` and ``"_upper"``, and the results of
         :func:`hpvade.tl.diagnose` are taken from it where they are, and computed where they are not.
     model
@@ -74,6 +76,8 @@ def report(
 
     Raises
     ------
+    TypeError
+        `bulk` or `model` is something else.
     KeyError
         `truth_key` or `groupby` does not exist; `reference` was not checked.
     ValueError
@@ -90,6 +94,7 @@ def report(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} cannot be written: expected a name that ends in .html.")
+    bulk = bulk_for(model, bulk)
     groups = None if groupby is None else _groups(bulk, groupby)
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")

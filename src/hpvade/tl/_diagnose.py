@@ -126,7 +126,7 @@ def diagnose(
     >>> bulk.obs["hpvade_qc_verdict"], bulk.uns["hpvade_qc"]["messages"]  # doctest: +SKIP
     """
     check_key(key_added)
-    bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
+    bulk, copy = bulk_for(model, bulk), copy or isinstance(bulk, pd.DataFrame)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
     asked_markers(markers, [])  # refuse what cannot be read before the work
     found = _estimate(model, bulk, n_simulated, on_bad_sample=on_bad_sample, **reading)
@@ -179,12 +179,19 @@ def diagnose(
     return result if copy else None
 
 
-def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
-    from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
-    from ..models.hpvade._model import HPVADE
+def bulk_for(model, bulk) -> AnnData:
+    """The bulk as AnnData; TypeError where it or the model is something else, such as one for the other."""
+    from ..models.hpvade._model import HPVADE  # here: importing `tl` must not load torch
 
+    bulk = as_bulk(bulk)
     if not isinstance(model, HPVADE):
         raise TypeError(f"model is a {type(model).__name__}; expected a trained hpvade.HPVADE.")
+    return bulk
+
+
+def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
+    from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
+
     model._require_trained("diagnose")
     if not isinstance(n_simulated, int | np.integer) or n_simulated < 1:
         raise ValueError(f"n_simulated={n_simulated!r}; expected a whole number of at least 1.")
