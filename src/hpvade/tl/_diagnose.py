@@ -8,6 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys, check_key
+from .._text import whole_number
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
 from ..io._frames import as_bulk
@@ -193,8 +194,7 @@ def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
     from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
 
     model._require_trained("diagnose")
-    if not isinstance(n_simulated, int | np.integer) or n_simulated < 1:
-        raise ValueError(f"n_simulated={n_simulated!r}; expected a whole number of at least 1.")
+    whole_number("n_simulated", n_simulated)
     if model.preset == "spec":
         raise ValueError("preset='spec' has no regression whose residuals could be judged; use preset='default'.")
     return estimate(model, bulk, network=True, **reading)

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import listed, whole_number
 from ..evaluation._align import predicted, table
 
 _BOUNDS = ("lower", "upper")
@@ -121,8 +121,8 @@ def proportions_adata(bulk: AnnData, key: str = Keys.PROPORTIONS, *, n_cells: in
     >>> hp.tl.proportions_adata(bulk, n_cells=10).X.tolist()
     [[7.0, 3.0], [7.0, 3.0]]
     """
-    if n_cells is not None and (not isinstance(n_cells, int | np.integer) or n_cells < 1):
-        raise ValueError(f"n_cells={n_cells!r}; expected a whole number of at least 1.")
+    if n_cells is not None:
+        whole_number("n_cells", n_cells)
     if not bulk.obs_names.is_unique:
         raise ValueError("names of samples repeat in bulk; call bulk.obs_names_make_unique() first.")
     values = predicted(table(bulk, key)).astype(float)
