@@ -25,6 +25,7 @@ HEIGHTS = {
     "pl": 7,
     "_report": 8,
     "_cli": 9,
+    "__main__": 10,
 }
 DRAWS = {"pl", "_report"}
 WRITES = ("_report", "hpvade.io._atomic")  # a page appears whole or not at all, as every file
