@@ -146,6 +146,15 @@ def test_other_objects_are_refused(done, trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_proportions_of_another_model_are_refused(done, trained, tmp_path):
+    bulk = trained.bulk.copy()
+    own = trained.model.deconvolve(bulk)
+    bulk.obsm["hpvade_proportions"] = own.set_axis([*own.columns[1:], own.columns[0]], axis=1)
+    with pytest.raises(ValueError, match="% of the proportions.*outside of this model's intervals: another model"):
+        hp.report(bulk, trained.model, tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_table_is_bulk(trained, tmp_path):
     of_table = hp.report(trained.bulk.to_df(), trained.model, tmp_path / "t.html").read_text(encoding="utf-8")
     of_adata = hp.report(ad.AnnData(trained.bulk.to_df()), trained.model, tmp_path / "a.html")

@@ -17,6 +17,8 @@ from ._contents import contents
 
 _BOUNDS = ("lower", "upper")
 _NOT_GIVEN = "not given"
+_FOREIGN = 0.1  # share of estimates outside of the intervals around them; of a model's own next to none
+_ROUNDING = 0.005
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -81,7 +83,8 @@ def report(
     KeyError
         `truth_key` or `groupby` does not exist; `reference` was not checked.
     ValueError
-        `path` does not end in ``.html``; `groupby` has one group, or as many as samples; the bulk cannot be used; the
+        `path` does not end in ``.html``; proportions in `bulk` are of another model, or of other options, and have no
+        bounds; `groupby` has one group, or as many as samples; the bulk cannot be used; the
         model has ``preset="spec"``.
 
     Examples
@@ -170,9 +173,27 @@ def _computed(bulk: AnnData, model, key: str, reading: dict) -> AnnData:
         intervals = model.get_proportion_intervals(done, **reading)
         for name, bound in zip(bounds, _BOUNDS, strict=True):
             done.obsm[name] = intervals.xs(bound, axis=1, level="bound")
+        _refuse_foreign(done, model.cell_types, key)
     if Keys.DIAGNOSIS not in done.uns or Keys.diagnosis(Keys.DIAGNOSIS, "verdict") not in done.obs:
         diagnose(done, model, **reading)
     return done
+
+
+def _refuse_foreign(done: AnnData, types: list[str], key: str) -> None:
+    """ValueError where estimates that the bulk came with are far from what this model answers.
+
+    Intervals and diagnosis are then of another answer, and the page would show both side by side.
+    """
+    low, high = (done.obsm[Keys.bound(key, bound)][types] for bound in _BOUNDS)
+    values = done.obsm[key][types]
+    kept = values.notna().all(axis=1)
+    outside = ((values < low - _ROUNDING) | (values > high + _ROUNDING))[kept].to_numpy().mean() if kept.any() else 0
+    if outside > _FOREIGN:
+        raise ValueError(
+            f"{outside:.0%} of the proportions in bulk.obsm[{key!r}] lie outside of this model's intervals: another "
+            "model made them, or other options. Run model.deconvolve(bulk) again, or put their own bounds into "
+            f"bulk.obsm[{Keys.bound(key, 'lower')!r}] and [{Keys.bound(key, 'upper')!r}]."
+        )
 
 
 def _render(page: dict) -> str:
