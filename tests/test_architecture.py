@@ -25,6 +25,7 @@ HEIGHTS = {
     "pl": 7,
     "_report": 8,
     "_cli": 9,
+    "__main__": 10,
 }
 DRAWS = {"pl", "_report"}
 WRITES = ("_report", "hpvade.io._atomic")  # a page appears whole or not at all, as every file
@@ -34,7 +35,6 @@ TESTED_ELSEWHERE = {
     "tl/_profiles.py": "references of every kind, in tl/test_solve.py",
     "solvers/_variable_problem.py": "the regression of solvers/test_variable.py",
     "models/hpvade/_variable_types.py": "what names are refused, in models/hpvade/test_variable_profiles.py",
-    "_keys.py": "names only",
     "_text.py": "the messages of every other test",
     "nn/_elsewhere.py": "the public names of test_import.py",
     "nn/cvae.py": "names only; models/cvae/test_network.py uses them",

@@ -1,6 +1,14 @@
 """Every slot name that hpvade reads or writes in an AnnData, in one place."""
 
 
+def check_key(key_added) -> None:
+    """Refuse a name that results cannot be kept under: h5ad and zarr read a slash as a folder, and names are texts."""
+    if not isinstance(key_added, str):
+        raise TypeError(f"key_added is a {type(key_added).__name__}, {key_added!r}; expected a name, a text.")
+    if not key_added or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r}; expected a name without slashes, which files could not keep.")
+
+
 class Keys:
     """Names of obs, obsm, varm and uns entries."""
 

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent)
@@ -13,6 +14,12 @@ def listed(names: Iterable, n: int = 5) -> str:
     """The first `n` names, for a message."""
     names = [str(name) for name in names]
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "") if names else "nothing"
+
+
+def whole_number(name: str, value, least: int = 1) -> None:
+    """Refuse a value of the argument `name` that is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
 
 
 def warn(message: str) -> None:

@@ -19,6 +19,43 @@ PYTHON = re.compile(
 )  # an argument, a call, an object
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["deconvolve", "b.h5ad", "--model", "m", "-o", "b.h5ad"],
+        ["deconvolve", "b.h5ad", "--model", "m", "-o", "p.csv", "--nnls", "b.csv", "-o", "folder/../b.h5ad"],
+        ["solve", "r.h5ad", "b.h5ad", "-o", "link.h5ad", "--labels-key", "cell_type"],
+        ["simulate", "r.h5ad", "-o", "r.h5ad", "--labels-key", "cell_type"],
+        [
+            "simulate",
+            "r.h5ad",
+            "-o",
+            "s.h5ad",
+            "--truth",
+            "t.csv",
+            "--labels-key",
+            "cell_type",
+            "--obs",
+            "t.csv",
+        ],
+        ["clean", "r.h5ad", "-o", "r.h5ad", "--labels-key", "cell_type", "--batch-key", "donor"],
+        ["transfer-labels", "r.h5ad", "-o", "r.h5ad", "--labels-key", "cell_type", "--type", "a", "--type", "b"],
+        ["compare", "p.csv", "--samples", "s.csv", "--groupby", "g", "-o", "s.csv"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:4]),
+)
+def test_an_input_is_never_overwritten(run, files, model, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files.ref, "r.h5ad"), shutil.copy(files.bulk, "b.h5ad"), shutil.copytree(model, "m")
+    bulk, reference = ad.read_h5ad("b.h5ad"), ad.read_h5ad("r.h5ad")
+    reference.obs.to_csv("t.csv"), bulk.obsm["proportions"].to_csv("p.csv")
+    pd.DataFrame({"g": ["x", "y"] * 3}, index=bulk.obs_names).to_csv("s.csv")
+    (tmp_path / "folder").mkdir(), (tmp_path / "link.h5ad").symlink_to("b.h5ad")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "is an input, and the result would overwrite it" in run(*arguments, code=2).stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.fixture(scope="module")
 def bad(files, tmp_path_factory):
     """Files that no door takes, and what is said of each."""
@@ -68,12 +105,12 @@ def test_a_door_refuses_it_in_one_line(door, name, bad, files, model, tmp_path):
 
 
 def test_labels_without_a_shared_barcode(run, files, tmp_path):
-    pd.DataFrame({"barcode": ["x", "y"], "cell_type": ["A", "B"]}).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame({"barcode": ["x", "y"], "cell_type": ["A", "B"]}).to_csv(tmp_path / "t.csv", index=False)
     for command in ("train", "simulate", "check-labels"):
         output = [] if command == "check-labels" else ["-o", tmp_path / ("m" if command == "train" else "b.h5ad")]
-        labels = ["--obs", tmp_path / "labels.csv", "--labels-key", "cell_type"]
+        labels = ["--obs", tmp_path / "t.csv", "--labels-key", "cell_type"]
         assert "share no name" in run(command, files.ref, *output, *labels, code=1).stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_unknown_and_other_species(run, files, model, tmp_path):

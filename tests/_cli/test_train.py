@@ -4,6 +4,7 @@ import sys
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
 import hpvade as hp
 
@@ -19,6 +20,22 @@ def test_train_says_what_it_wrote(run, files, tmp_path):
     result = run("train", files.ref, "-o", tmp_path / "m", *options, "--preset", "spec")
     assert f"{tmp_path / 'm'}: model of 3 types, trained on 240 cells." in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_no_epochs_are_the_regression_alone(run, files, tmp_path):
+    options = ["--labels-key", "cell_type", "--epochs", 0, "--accelerator", "cpu"]
+    run("train", files.ref, "-o", tmp_path / "m", *options)
+    run("deconvolve", files.bulk, "--model", tmp_path / "m", "-o", tmp_path / "p.csv")
+    run("deconvolve", files.ref, files.bulk, *options, "-o", tmp_path / "q.csv")
+    reference = ad.read_h5ad(files.ref)
+    hp.HPVADE.setup_anndata(reference, "cell_type")
+    model = hp.HPVADE(reference)
+    model.train(max_epochs=0, accelerator="cpu")
+    expected = model.deconvolve(ad.read_h5ad(files.bulk))
+    for name in ("p.csv", "q.csv"):
+        np.testing.assert_allclose(pd.read_csv(tmp_path / name, index_col=0), expected, atol=1e-6)
+    result = run("train", files.ref, "-o", tmp_path / "n", *options, "--preset", "spec", code=2)
+    assert "with --preset spec there is nothing else" in result.stderr and not (tmp_path / "n").exists()
 
 
 def test_studies_and_sums_reach_the_model(run, files, tmp_path):

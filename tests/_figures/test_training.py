@@ -39,6 +39,11 @@ def test_train_and_validation_share_a_panel(history):
     assert axes["loss"].get_legend() is not None
 
 
+def test_the_model_is_not_its_history():
+    with pytest.raises(TypeError, match="history is a object; expected its curves, as in model.history"):
+        training_history(object())
+
+
 def test_names_of_the_literal_module():
     fig = training_history({"sc/loss_kl": curve([2.0, 1.0]), "val_sc/loss_kl": curve([3.0, 2.0])})
     assert drawn(fig.axes[0]) == {"train": ([0, 1], [2, 1]), "validation": ([0, 1], [3, 2])}
@@ -82,7 +87,7 @@ def test_given_axes_and_empty_history(history):
     assert training_history(history, keys=["elbo", "loss"], axes=axes) is fig
     with pytest.raises(ValueError, match="2 axes for 3 quantities"):
         training_history(history, axes=axes)
-    with pytest.raises(ValueError, match="train the model first"):
+    with pytest.raises(ValueError, match="The history is empty. Train the model"):
         training_history({})
 
 

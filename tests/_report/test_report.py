@@ -5,6 +5,7 @@ import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +163,29 @@ def test_what_cannot_be_shown_is_refused(done, trained, tmp_path, options, error
     with pytest.raises(error, match=reason):
         written(bulk, trained, tmp_path, **options)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_other_objects_are_refused(done, trained, tmp_path):
+    with pytest.raises(TypeError, match="model is a NoneType; expected a trained hpvade.HPVADE"):
+        hp.report(done, None, tmp_path / "r.html")
+    with pytest.raises(TypeError, match="The bulk is a HPVADE; expected an AnnData or a DataFrame"):
+        hp.report(trained.model, done, tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_proportions_of_another_model_are_refused(done, trained, tmp_path):
+    bulk = trained.bulk.copy()
+    own = trained.model.deconvolve(bulk)
+    bulk.obsm["hpvade_proportions"] = own.set_axis([*own.columns[1:], own.columns[0]], axis=1)
+    with pytest.raises(ValueError, match="% of the proportions.*outside of this model's intervals: another model"):
+        hp.report(bulk, trained.model, tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_is_bulk(trained, tmp_path):
+    of_table = hp.report(trained.bulk.to_df(), trained.model, tmp_path / "t.html").read_text(encoding="utf-8")
+    of_adata = hp.report(ad.AnnData(trained.bulk.to_df()), trained.model, tmp_path / "a.html")
+    assert of_table == of_adata.read_text(encoding="utf-8")
 
 
 def test_the_name_of_the_page(done, trained, tmp_path):

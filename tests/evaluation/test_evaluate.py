@@ -163,6 +163,10 @@ def test_bad_values_name_the_sample():
     with pytest.raises(ValueError, match="prediction of sample '4'"):
         evaluate(bulk)
     bulk = make_bulk()
+    bulk.obsm["proportions"].loc["2", "B"] = -0.1
+    with pytest.raises(ValueError, match="truth of 2 has values below zero"):
+        evaluate(bulk)
+    bulk = make_bulk()
     bulk.obsm["proportions"].loc["5"] = 0.0
     with pytest.raises(ValueError, match="sample '5' sums to zero"):
         evaluate(bulk)

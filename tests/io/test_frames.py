@@ -29,6 +29,14 @@ def test_a_table_keeps_values_and_names(table):
     pd.testing.assert_frame_equal(table, before)
 
 
+def test_numbers_among_objects_are_numbers():
+    mixed = TABLE.T.assign(biotype="protein_coding").T.drop("biotype")  # every column now holds objects
+    assert set(mixed.dtypes.astype(str)) == {"object"}
+    np.testing.assert_array_equal(as_bulk(mixed).X, TABLE.to_numpy(dtype=float))
+    with pytest.raises(ValueError, match=r"written as text; .*`table\.astype\(float\)`"):
+        as_bulk(TABLE.astype(str))
+
+
 def test_missing_values_stay_missing():
     table = TABLE.astype("Float64")
     table.iloc[0, 0] = pd.NA

@@ -1,7 +1,13 @@
+import io
+
+import anndata as ad
 import h5py
+import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
+import hpvade as hp
 from hpvade.io._kinds import file_kind, read_whole
 
 
@@ -16,6 +22,24 @@ def test_kinds_are_told_by_content(tmp_path):
     (tmp_path / "ten").mkdir()
     (tmp_path / "ten" / "GSM1_matrix.mtx.gz").touch()
     assert file_kind(tmp_path / "ten") == "10x_mtx"
+
+
+@pytest.mark.parametrize("read", [hp.io.read_bulk, hp.io.read_reference])
+@pytest.mark.parametrize(
+    "what", [None, 3, pd.DataFrame({"CD3E": [1.0]}), io.StringIO("gene,s1"), ad.AnnData(np.ones((2, 2)))]
+)
+def test_what_names_no_file_is_named(read, what):
+    with pytest.raises(TypeError, match=f"Got a {type(what).__name__}; expected the name of a file"):
+        read(what)
+    with pytest.raises(ValueError, match="https://example.org/x.csv is an address.*Download it first"):
+        read("https://example.org/x.csv")
+
+
+def test_files_of_a_pattern_are_read(tmp_path):
+    for name in ("s1", "s2"):
+        text = "Name\tLength\tEffectiveLength\tTPM\tNumReads\nCD3E\t9\t9\t600000\t6\nCD19\t9\t9\t400000\t4\n"
+        (tmp_path / f"{name}.genes.sf").write_text(text)
+    assert hp.io.read_bulk(tmp_path.glob("*.sf")).X.tolist() == [[600000.0, 400000.0]] * 2
 
 
 def test_other_hdf5_files_are_named(tmp_path):

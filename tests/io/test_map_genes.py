@@ -38,6 +38,22 @@ def test_every_kind_of_name(name, symbol, how):
     np.testing.assert_array_equal(mapped.X, bulk([name, "ACTB", "MS4A1"]).X)
 
 
+def test_a_table_and_a_model_do_as_well():
+    class Model:
+        def get_var_names(self):
+            return np.array(["ENSG00000198851.10", "CD19"])
+
+    given = bulk(["CD3E", "CD19"])
+    for one in (given, given.to_df()):
+        mapped = hp.pp.map_genes(one, Model())
+        assert list(mapped.var_names) == ["ENSG00000198851.10", "CD19"]
+        np.testing.assert_array_equal(mapped.X, given.X)
+    with pytest.raises(TypeError, match="to is a NoneType; expected 'symbol', 'ensembl', the reference"):
+        hp.pp.map_genes(given, None)
+    with pytest.raises(TypeError, match="expected an AnnData or a DataFrame"):
+        hp.pp.map_genes(None)
+
+
 def test_unknown_names_stay(unchanged):
     data = bulk(["CD3E", "RP11-206L10.2", "my spike", "ERCC-00002"])
     with unchanged(data):

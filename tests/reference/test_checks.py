@@ -23,6 +23,31 @@ def reference(X=None, labels=TYPES, **layers):
     return ad.AnnData(X, obs=obs, var=var, layers=layers, uns={"kept": [1]})
 
 
+def test_whether_a_gene_was_seen_is_no_count():
+    with pytest.raises(TypeError, match=r"adata\.X holds True and False.*Pass the layer with the values"):
+        check_reference(reference(np.ones((24, 9), dtype=bool)), "cell_type")
+    seen = (np.random.default_rng(0).random((24, 200)) < 0.5).astype(np.float32)
+    with pytest.warns(UserWarning, match="holds no count above 1"):
+        check_reference(reference(seen), "cell_type")
+    seen[3, 7] = 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_reference(reference(seen), "cell_type")
+
+
+def test_objects_are_refused_with_the_cure():
+    objects = reference(np.ones((24, 9)).astype(object))
+    with pytest.raises(TypeError, match=r"adata\.X = adata\.X\.astype\(float\)"):
+        check_reference(objects, "cell_type")
+    objects.X = objects.X.astype(float)  # the cure is one
+    check_reference(objects, "cell_type")
+
+
+def test_a_list_is_no_name_of_a_column():
+    with pytest.raises(KeyError, match=r"labels_key=\['cell_type'\] is not a column of adata.obs; found 'cell_type'"):
+        check_reference(reference(), ["cell_type"])
+
+
 def fingerprint(adata):
     def plain(matrix):
         if sparse.issparse(matrix):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import hpvade as hp
 from hpvade.reference._measured import FLOOR, pair_information, read_measured, reads_needed
 
 N_GENES, TYPES = 400, [f"type{k}" for k in range(5)]
@@ -42,6 +43,29 @@ def read(bulk, **options):
         batches = read_measured(bulk, GENES, TYPES, SHARE, np.ones(N_GENES, dtype=bool), **options)
     assert all(w.category is UserWarning and w.filename == __file__ for w in caught)
     return batches, [str(w.message) for w in caught]
+
+
+def test_genes_lost_to_upper_and_lower_case_are_named():
+    bulk = mixtures()
+    bulk.var_names = [name.lower() if i % 2 else name for i, name in enumerate(GENES)]
+    (_, (said,)) = read(bulk)
+    assert "200 of these are there in other upper or lower case, as 'GENE1': write the names" in said
+    bulk.var_names = [f"other{i}" if i % 2 else name for i, name in enumerate(GENES)]
+    (_, (said,)) = read(bulk)
+    assert "case" not in said
+
+
+def test_names_that_two_species_share_are_no_reason_to_answer():
+    known = pd.Index(hp.datasets.pbmc_bulk().var_names)
+    same = known[known == known.str.capitalize()][:80]  # C1orf112 and the like
+    genes = same.append(known[known != known.str.capitalize()][: N_GENES - 80])
+    bulk = mixtures()
+    bulk.var_names = genes.str.capitalize()  # as mouse genes are written
+    with pytest.raises(ValueError, match="The bulk has mouse genes, the model human ones"):
+        read_measured(bulk, genes, TYPES, SHARE, np.ones(N_GENES, dtype=bool))
+    bulk.var_names = genes
+    with pytest.warns(UserWarning, match="80 of the model's 400 genes"):  # few human genes are few, and an answer
+        assert len(read_measured(bulk[:, :80].copy(), genes, TYPES, SHARE, np.ones(N_GENES, dtype=bool))) == 1
 
 
 def test_information_is_the_capped_square_of_log_ratios():

@@ -29,6 +29,15 @@ def test_long_table_is_the_wide_one_melted(bulk, unchanged):
     assert list(long["type"].cat.categories) == ["T", "B", "NK"]
 
 
+def test_a_column_that_repeats_the_names_is_no_clash(bulk):
+    expected = hp.tl.proportions_frame(bulk)
+    bulk.obs["sample"] = pd.Categorical(bulk.obs_names)
+    pd.testing.assert_frame_equal(hp.tl.proportions_frame(bulk), expected)
+    bulk.obs["sample"] = "biopsy"  # something else: not left out without a word
+    with pytest.raises(ValueError, match="names of the table: sample"):
+        hp.tl.proportions_frame(bulk)
+
+
 def test_wide_table_and_chosen_columns(bulk):
     wide = hp.tl.proportions_frame(bulk, long=False, obs="age")
     assert list(wide) == ["T", "B", "NK", *(f"{t}_{b}" for b in ("lower", "upper") for t in ("T", "B", "NK")), "age"]

@@ -70,8 +70,8 @@ OPTIONS = {"plan_kwargs": {}, "max_epochs": 1, "early_stopping": True, "checkpoi
     ("n_val", "changes", "message"),
     [
         (0, {}, "early_stopping=True needs validation cells.*early_stopping=False"),
-        (5, {"max_epochs": 0}, "max_epochs is 0; expected at least 1"),
-        (5, {"max_epochs": -1}, "max_epochs is -1"),
+        (5, {"max_epochs": 0}, "max_epochs=0; expected a whole number of at least 1"),
+        (5, {"max_epochs": -1}, "max_epochs=-1"),
     ],
 )
 def test_refused_before_the_model_is_touched(n_val, changes, message):

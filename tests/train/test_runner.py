@@ -84,6 +84,17 @@ def test_normal_training_is_quiet_and_complete(model, capfd):
     assert recorder.epochs == [0, 1]
 
 
+def test_early_stopping_is_logged_and_not_printed(model, capfd, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("scvi"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("scvi"), "propagate", True)
+    options = {"early_stopping_patience": 1, "early_stopping_min_delta": 1e9}  # nothing is better by that much
+    with caplog.at_level(logging.INFO, "scvi"):
+        train(model, 20, early_stopping=True, **options)
+    assert model.trainer.current_epoch < 20
+    assert "did not improve in the last" in caplog.text
+    assert capfd.readouterr().out == ""  # where `--json` writes its object
+
+
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_ctrl_c_keeps_the_model(model, keep_best, capfd):
     handler = signal.getsignal(signal.SIGINT)

@@ -14,7 +14,7 @@ from ._options import (
     BatchKey,
     BulkLayer,
     BulkUnits,
-    Epochs,
+    EpochsOrNone,
     Fractions,
     FractionsOf,
     GenesIn,
@@ -100,7 +100,7 @@ def deconvolve(
         Path | None,
         typer.Option(metavar="PAGE.html", help="Also one page to send, with a verdict, as of `hpvade report`."),
     ] = None,
-    epochs: Epochs = None,
+    epochs: EpochsOrNone = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     model: Annotated[

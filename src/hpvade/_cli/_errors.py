@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
-from ._run import Run, plain, print_json, running, say, worded
+from ._run import Run, UsageError, plain, print_json, running, say, worded
 
 REFUSED, USAGE, UNEXPECTED, STOPPED = 1, 2, 3, 130
 _SHARED = {
@@ -25,10 +25,6 @@ _SHARED = {
 
 
 _UNPARSED = typer.BadParameter.__mro__[1]  # UsageError of click, which newer versions of typer bring along
-
-
-class UsageError(Exception):
-    """What was asked for on the command line cannot be done."""
 
 
 class Commands(TyperGroup):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..io._atomic import install_file, install_folder, partial
 from ._errors import UsageError
-from ._run import current, found, read, say
+from ._run import current, found, read, say, will_write
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -168,6 +168,7 @@ def check_output(path: Path, *suffixes: str) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; expected the name of a file.")
     _check_writable(path.absolute().parent)
+    will_write(path)
 
 
 def check_outputs(paths: Sequence[Path], *suffixes: str) -> None:

@@ -140,5 +140,13 @@ BatchKey = Annotated[
 Epochs = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Training epochs at most; chosen from the data by default.")
 ]
+EpochsOrNone = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Training epochs at most; chosen from the data by default. 0: no networks, only proportions, fast.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Random seed: same seed, same result.")]
 Accelerator = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, gpu or mps.")]

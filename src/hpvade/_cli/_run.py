@@ -27,6 +27,8 @@ class Run:
         Nothing but warnings and errors is said; one JSON object goes to stdout.
     inputs
         What was read, with its sha256 once that is known.
+    targets
+        Files that will be written.
     model
         The model that answered, ``{"path", "sha256"}``.
     outputs, notes, warnings, result
@@ -39,11 +41,16 @@ class Run:
     quiet: bool = False
     as_json: bool = False
     inputs: dict[Path, str | None] = field(default_factory=dict)
+    targets: list[Path] = field(default_factory=list)
     model: dict | None = None
     outputs: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     result: dict = field(default_factory=dict)
+
+
+class UsageError(Exception):
+    """What was asked for on the command line cannot be done."""
 
 
 _CURRENT: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -93,9 +100,18 @@ def say(kind: str, text: str) -> None:
 
 
 def read(path: Path) -> None:
-    """Note that `path` is an input."""
+    """Note that `path` is an input; one that the run would overwrite is refused, before the work."""
+    if (run := _CURRENT.get()) is None:
+        return
+    if any(target.exists() and target.samefile(path) for target in run.targets):
+        raise UsageError(f"{path} is an input, and the result would overwrite it. Write to another file.")
+    run.inputs.setdefault(path, None)
+
+
+def will_write(path: Path) -> None:
+    """Note that the run is to write the file `path`."""
     if (run := _CURRENT.get()) is not None:
-        run.inputs.setdefault(path, None)
+        run.targets.append(path)
 
 
 def print_json(run: Run, error: str | None = None, code: int = 0) -> None:

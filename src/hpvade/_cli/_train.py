@@ -7,7 +7,7 @@ from ._errors import UsageError
 from ._io import check_exists, check_folder, complete, read_bulk, read_json
 from ._options import (
     Accelerator,
-    Epochs,
+    EpochsOrNone,
     GenesIn,
     GenesInOption,
     LabelsKey,
@@ -62,7 +62,7 @@ def train(
     preset: Annotated[
         Preset, typer.Option(help="default: the best measured configuration; spec: the literal specification.")
     ] = Preset.default,
-    epochs: Epochs = None,
+    epochs: EpochsOrNone = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in MODEL_DIR.")] = False,
@@ -83,6 +83,8 @@ def train(
     given = {"--n-cells-key": n_cells_key, "--batch-key": batch_key, "--epochs": epochs}
     if add_types and (given := [name for name, value in given.items() if value is not None]):
         raise UsageError(f"{', '.join(given)} cannot be given with --add-type, which sums the cells of REF by itself.")
+    if epochs == 0 and preset.value == "spec":
+        raise UsageError("--epochs 0 trains no network, and with --preset spec there is nothing else; leave one out.")
     if sorted_profiles is not None:
         check_exists(sorted_profiles)
     from ._fit import fit

@@ -48,6 +48,8 @@ def training_history(
 
     Raises
     ------
+    TypeError
+        `history` is no mapping, such as the model itself.
     KeyError
         When `keys` names a quantity that was not recorded.
     ValueError
@@ -61,6 +63,8 @@ def training_history(
     >>> fig.axes[0].get_title()
     'loss'
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(f"history is a {type(history).__name__}; expected its curves, as in model.history.")
     panels = _panels(history)
     if keys is None or (isinstance(keys, str) and keys == "all"):
         panels = {name: curves for name, curves in panels.items() if not name.endswith("_step")}
@@ -75,7 +79,7 @@ def training_history(
             raise KeyError(f"{missing[0]!r} was not recorded; there are {', '.join(panels) or 'no quantities'}.")
         panels = {name: panels[name] for name in chosen}
     if not panels:
-        raise ValueError("The history is empty: train the model first.")
+        raise ValueError("The history is empty. Train the model, for more than max_epochs=0, which trains no network.")
     if axes is None:
         ncols = min(2 if len(panels) == 4 else 3, len(panels))
         nrows = -(-len(panels) // ncols)

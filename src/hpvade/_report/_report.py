@@ -13,10 +13,13 @@ from .._keys import Keys
 from ..evaluation._align import table
 from ..io._atomic import install_file, partial
 from ..tl import compare_groups, diagnose
+from ..tl._diagnose import bulk_for
 from ._contents import contents
 
 _BOUNDS = ("lower", "upper")
 _NOT_GIVEN = "not given"
+_FOREIGN = 0.1  # share of estimates outside of the intervals around them; of a model's own next to none
+_ROUNDING = 0.005
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -47,7 +50,8 @@ def report(
     Parameters
     ----------
     bulk
-        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`; it is not changed. Proportions of the model's types in
+        Samples x genes, as for :meth:`hpvade.HPVADE.deconvolve`, an AnnData or a DataFrame; it is not changed.
+        Proportions of the model's types in
         ``obsm[key]``, their bounds in ``obsm[key + "_lower"]`` and ``"_upper"``, and the results of
         :func:`hpvade.tl.diagnose` are taken from it where they are, and computed where they are not.
     model
@@ -76,10 +80,13 @@ def report(
 
     Raises
     ------
+    TypeError
+        `bulk` or `model` is something else.
     KeyError
         `truth_key` or `groupby` does not exist; `reference` was not checked.
     ValueError
-        `path` does not end in ``.html``; `groupby` has one group, or as many as samples; the bulk cannot be used; the
+        `path` does not end in ``.html``; proportions in `bulk` are of another model, or of other options, and have no
+        bounds; `groupby` has one group, or as many as samples; the bulk cannot be used; the
         model has ``preset="spec"``.
 
     Examples
@@ -92,6 +99,7 @@ def report(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} cannot be written: expected a name that ends in .html.")
+    bulk = bulk_for(model, bulk)
     groups = None if groupby is None else _groups(bulk, groupby)
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")
@@ -170,6 +178,7 @@ def _computed(bulk: AnnData, model, key: str, truth_key: str | None, reading: di
         intervals = model.get_proportion_intervals(done, **reading)
         for name, bound in zip(bounds, _BOUNDS, strict=True):
             done.obsm[name] = intervals.xs(bound, axis=1, level="bound")
+        _refuse_foreign(done, model.cell_types, key)
     if Keys.DIAGNOSIS not in done.uns or Keys.diagnosis(Keys.DIAGNOSIS, "verdict") not in done.obs:
         diagnose(done, model, **reading)
     return done
@@ -180,6 +189,23 @@ def _name_types(done: AnnData, keys: Iterable[str | None]) -> None:
     for key in keys:
         if isinstance(done.obsm.get(key), pd.DataFrame):
             done.obsm[key] = table(done, key)
+
+
+def _refuse_foreign(done: AnnData, types: list[str], key: str) -> None:
+    """ValueError where estimates that the bulk came with are far from what this model answers.
+
+    Intervals and diagnosis are then of another answer, and the page would show both side by side.
+    """
+    low, high = (done.obsm[Keys.bound(key, bound)][types] for bound in _BOUNDS)
+    values = done.obsm[key][types]
+    kept = values.notna().all(axis=1)
+    outside = ((values < low - _ROUNDING) | (values > high + _ROUNDING))[kept].to_numpy().mean() if kept.any() else 0
+    if outside > _FOREIGN:
+        raise ValueError(
+            f"{outside:.0%} of the proportions in bulk.obsm[{key!r}] lie outside of this model's intervals: another "
+            "model made them, or other options. Run model.deconvolve(bulk) again, or put their own bounds into "
+            f"bulk.obsm[{Keys.bound(key, 'lower')!r}] and [{Keys.bound(key, 'upper')!r}]."
+        )
 
 
 def _render(page: dict) -> str:

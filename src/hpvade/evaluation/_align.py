@@ -74,6 +74,10 @@ def compare(
     samples = _shared_samples(prediction.index, truth.index)
     prediction = _finite(prediction.loc[samples, list(mapping)], "prediction")
     truth = _finite(truth.loc[samples, columns], "truth")
+    if len(negative := truth.index[(truth < 0).any(axis=1)]):
+        raise ValueError(
+            f"The truth of {listed(negative, 3)} has values below zero; expected fractions. Were they transformed?"
+        )
     prediction = prediction.T.groupby(mapping).sum().T[columns]
     if renormalize:
         empty = truth.index[truth.sum(axis=1) <= 0]

@@ -26,6 +26,22 @@ def refuse_duplicates(names: pd.Index, name: str) -> None:
         )
 
 
+def of_other_species(names: pd.Index, genes: pd.Index) -> bool:
+    """Whether one side has human genes and the other mouse genes."""
+    return {find_species(names), find_species(genes)} == {"human", "mouse"}
+
+
+def in_other_case(names: pd.Index, missing: pd.Index) -> list[str]:
+    """A sentence about genes that are `missing` among `names` by upper and lower case only; none if they are few."""
+    lost = missing[missing.str.casefold().isin(names.str.casefold())]
+    if len(lost) < max(0.05 * len(missing), 10):
+        return []
+    return [
+        f"{len(lost)} of these are there in other upper or lower case, as {lost[0]!r}: write the names as the "
+        "reference does."
+    ]
+
+
 def explain_mismatch(bulk: AnnData, genes: pd.Index) -> str:
     """Say why few of `genes` are in `bulk.var_names`, and what to do.
 

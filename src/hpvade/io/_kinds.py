@@ -3,6 +3,7 @@
 import csv
 import datetime
 import io
+from os import PathLike
 from pathlib import Path
 
 import h5py
@@ -20,6 +21,18 @@ _REFUSED = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
     b"%%MatrixMarket": "a matrix without names; pass the folder that holds it with its features and barcodes",
 }
+
+
+def as_path(path) -> Path:
+    """A Path; TypeError for what names no file, such as a table in memory, and ValueError for an address."""
+    if not isinstance(path, str | PathLike):
+        raise TypeError(
+            f"Got a {type(path).__name__}; expected the name of a file or folder. A table in memory needs no reading: "
+            "a DataFrame of samples x genes is bulk as it is."
+        )
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address; expected a file. Download it first.")
+    return Path(path)
 
 
 def file_kind(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Gene names that meet: one spelling for bulk and reference; public as :func:`hpvade.pp.map_genes`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -8,6 +8,7 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._text import listed, warn
+from ._frames import as_bulk
 from ._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
 from ._rows import pick_matrix
 from ._units import detect_units
@@ -30,9 +31,9 @@ def map_genes(
     Parameters
     ----------
     adata
-        Samples or cells x genes; it is not changed.
+        Samples or cells x genes, an AnnData or a DataFrame; it is not changed.
     to
-        ``"symbol"`` or ``"ensembl"``; or the reference, or its names, whose spelling is to be met, whatever it is.
+        ``"symbol"`` or ``"ensembl"``; or the reference, its names, or the model, whose spelling is to be met.
     species
         ``"human"`` or ``"mouse"``; told by the names when None. The two are never mapped onto each other.
     duplicates
@@ -71,8 +72,9 @@ def map_genes(
     """
     if duplicates not in ("sum", "first", "error"):
         raise ValueError(f"duplicates={duplicates!r}; expected 'sum', 'first' or 'error'.")
+    adata = as_bulk(adata)
     names = adata.var_names.astype(str)
-    wanted = None if isinstance(to, str) else pd.Index(getattr(to, "var_names", to)).astype(str)
+    wanted = None if isinstance(to, str) else _names_of(to)
     species = _species(names, species, wanted)
     found = _translated(names, to, wanted, species)
     new = pd.Index(found["name"].where(found["name"].notna(), names).astype(str).to_numpy(), name=names.name)
@@ -87,6 +89,16 @@ def map_genes(
             f"without a single gene that fits: {listed(summary['unclear'])}."
         )
     return out
+
+
+def _names_of(to) -> pd.Index:
+    """The names whose spelling is to be met: of a reference, of a model, or as they are."""
+    names = to.get_var_names() if hasattr(to, "get_var_names") else getattr(to, "var_names", to)
+    if not isinstance(names, Iterable):
+        raise TypeError(
+            f"to is a {type(to).__name__}; expected 'symbol', 'ensembl', the reference, its names or a model."
+        )
+    return pd.Index(list(names)).astype(str)
 
 
 def _species(names: pd.Index, species: str | None, wanted: pd.Index | None) -> str:

@@ -1,14 +1,16 @@
 """`hpvade.io.read_bulk`: bulk samples from the files that people have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import IOBase
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from ._kinds import file_kind, read_any_cells, read_whole
+from ._kinds import as_path, file_kind, read_any_cells, read_whole
 from ._layout import Layout, lay_out
 from ._quantifiers import files_of, joined, quantified, sample_name
 
@@ -44,6 +46,8 @@ def read_bulk(
 
     Raises
     ------
+    TypeError
+        `path` is no name, such as a table in memory.
     FileNotFoundError
         There is no such file.
     ValueError
@@ -65,9 +69,9 @@ def read_bulk(
     """
     if genes not in ("auto", "rows", "columns"):
         raise ValueError(f"genes={genes!r}; expected 'auto', 'rows' or 'columns'.")
-    if not isinstance(path, str | PathLike):
-        return _of_files([Path(one) for one in path], genes)
-    path = Path(path)
+    if isinstance(path, Iterable) and not isinstance(path, str | PathLike | IOBase | pd.DataFrame):
+        return _of_files([as_path(one) for one in path], genes)
+    path = as_path(path)
     kind = file_kind(path)
     if kind in ("h5ad", "zarr"):
         return read_whole(path, kind)

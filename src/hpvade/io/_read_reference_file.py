@@ -16,7 +16,7 @@ from scipy.io import mmread
 from .._keys import Keys
 from ._annotation import match_rows, read_obs
 from ._gene_map import add_up
-from ._kinds import file_kind, read_any_cells, read_whole
+from ._kinds import as_path, file_kind, read_any_cells, read_whole
 from ._layout import lay_out
 
 
@@ -45,6 +45,8 @@ def read_reference(
 
     Raises
     ------
+    TypeError
+        `path` is no name, such as a table in memory.
     FileNotFoundError
         There is no such file.
     ValueError
@@ -66,7 +68,7 @@ def read_reference(
     >>> adata.obs["cell_type"].tolist()
     ['T', 'B']
     """
-    path = Path(path)
+    path = as_path(path)
     kind = file_kind(_folder_of_matrix(path))
     if kind in ("h5ad", "zarr"):
         adata = read_whole(path, kind)

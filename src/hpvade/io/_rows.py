@@ -121,10 +121,20 @@ def pick_matrix(adata, layer: str | None, name: str) -> tuple:
     if layer is None:
         if adata.X is None:
             raise ValueError(f"{name}.X is empty; expected counts. Pass layer= (one of {list(adata.layers)}).")
-        return adata.X, f"{name}.X"
+        return _of_numbers(adata.X, f"{name}.X")
     if layer not in adata.layers:
         raise KeyError(f"layer {layer!r} is not in {name}.layers; found {list(adata.layers)}. layer=None takes X.")
-    return adata.layers[layer], f"{name}.layers[{layer!r}]"
+    return _of_numbers(adata.layers[layer], f"{name}.layers[{layer!r}]")
+
+
+def _of_numbers(X, name: str) -> tuple:
+    if X.dtype == bool:
+        raise TypeError(
+            f"{name} holds True and False, whether a gene was seen; expected how often. Pass the layer with the values."
+        )
+    if X.dtype == object:
+        raise TypeError(f"{name} holds Python objects; expected numbers. Convert it: `{name} = {name}.astype(float)`.")
+    return X, name
 
 
 def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, negative: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 import weakref
 from collections.abc import Iterator
 
@@ -35,7 +36,9 @@ class WeakManager(CellManager):
         """See scvi-tools; categories that no cell has are left out, and cells for a trained model are checked."""
         if source_registry is not None:
             check_new_cells(adata, self.fields)
-        with used_categories(adata), fitting(adata, source_registry) if source_registry else contextlib.nullcontext():
+        of_model = fitting(adata, source_registry) if source_registry else contextlib.nullcontext()
+        with used_categories(adata), of_model, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* does not contain unnormalized count data")  # check_counts said more
             super().register_fields(adata, source_registry, **kwargs)
 
     def __getstate__(self) -> dict:

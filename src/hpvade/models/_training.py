@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from .._text import whole_number
 from ..train._fit import check_options, fit, saved_split
 from ..train._plan import CellPlan
 from ..train._runner import ResumableTrainRunner
@@ -79,8 +80,9 @@ class CellTraining(UnsupervisedTrainingMixin):
         Indices of training, validation and test cells.
         """
         check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+        whole_number("batch_size", batch_size)
+        if max_epochs is not None:
+            whole_number("max_epochs", max_epochs)
         split = saved_split(self, ckpt_path)
         split = new_split() if split is None else split
         if max_epochs is None:

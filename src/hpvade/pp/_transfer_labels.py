@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from .._text import listed
 
 Method = Literal["logistic", "scanvi"]
@@ -106,6 +106,7 @@ def transfer_labels(
         raise ValueError(f"method={method!r} is unknown; expected one of {', '.join(map(repr, get_args(Method)))}.")
     if not 0 <= min_probability <= 1:
         raise ValueError(f"min_probability={min_probability}; expected a number from 0 to 1.")
+    check_key(key_added)
     check_cells(adata, layer=layer, columns={"batch_key": batch_key})
     if labels_key is not None:
         check_column(adata.obs, "labels_key", labels_key)

@@ -1,17 +1,19 @@
 """Everything that must hold for a labelled single-cell reference before any work starts."""
 
 import re
-import warnings
+from collections.abc import Hashable
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._text import warn
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
+_MANY = 1000  # values above zero; in so many counts some are above 1, in any protocol
 _LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
 
 
@@ -143,7 +145,7 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
 
     Names must be of one kind; what is no number among `numbers` is for the caller to name.
     """
-    if key not in obs.columns:
+    if not isinstance(key, Hashable) or key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
         raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
     names = obs[key].cat.categories if isinstance(obs[key].dtype, pd.CategoricalDtype) else obs[key].dropna()
@@ -221,12 +223,10 @@ def _check_types(labels: pd.Series, key: str, n_cells: np.ndarray | None = None)
     words = {name: found for name, found in words.items() if any(re.search(r"[^\W\d_]", word) for word in found)}
     nested = sorted((a, b) for a, b in permutations(words, 2) if words[a] < words[b])
     if nested:
-        warnings.warn(
+        warn(
             f"Some type names of adata.obs[{key!r}] read like parts of others: "
             f"{'; '.join(f'{b!r} of {a!r}' for a, b in nested[:5])}{'; ...' if len(nested) > 5 else ''}. "
-            "If they are, their proportions cannot be told apart: use labels of one level.",
-            UserWarning,
-            stacklevel=3,
+            "If they are, their proportions cannot be told apart: use labels of one level."
         )
 
 
@@ -268,12 +268,12 @@ def check_counts(
             "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
         )
     if n_broken:
-        warnings.warn(
+        warn(
             f"{name} holds values that are not integers ({n_broken / n_values:.1%} of those above zero); the model is "
-            "meant for raw counts. Pass the layer that holds them, if there is one.",
-            UserWarning,
-            stacklevel=3,
+            "meant for raw counts. Pass the layer that holds them, if there is one."
         )
+    elif largest == 1 and n_values > _MANY:
+        warn(f"{name} holds no count above 1: it says whether a gene was seen. Pass the layer with the counts.")
     return empty
 
 

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from .._text import listed, warn
 from ..io._bulk import AlignedBulk, few_genes, genes_found, read_bulk
+from ..io._gene_names import in_other_case, of_other_species
 
 FLOOR = 5e-5  # share of the total below which a gene says little, as in `solvers.marker_genes`
 _FOLD = 8.0  # a gene that differs by this factor or more is one gene's worth of information
@@ -279,12 +280,16 @@ def _judge_genes(bulk, aligned, batches, genes, types, share, informative, missi
     measured = [aligned.present & batch.present for batch in batches]
     if all(present.all() for present in measured):
         return
+    if aligned.present.mean() < 0.5 and of_other_species(bulk.var_names.astype(str), genes):
+        # the few names that two species share can tell types apart, and mean other genes
+        raise ValueError(few_genes(bulk, genes, aligned.present, "the species differ"))
     full = pair_information(share, _markers(share, informative))
     upper = np.triu_indices(len(types), 1)
     said = []
     if not aligned.present.all():
         effect = "take no part in the estimate" if missing != "zero" else "count as not expressed"
         said.append(f"{genes_found(genes, aligned.present)} They {effect}.")
+        said += in_other_case(bulk.var_names.astype(str), genes[~aligned.present])
     for batch, present in zip(batches, measured, strict=True):
         left = pair_information(share, _markers(share, informative & present))[upper]
         partial = left < _PARTIAL * full[upper]

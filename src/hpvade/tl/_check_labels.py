@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from .._text import listed
 
 
@@ -96,6 +96,7 @@ def check_labels(
     from ..reference import _label_words, _labels
     from ..reference._checks import check_reference
 
+    check_key(key_added)
     check_reference(adata, labels_key, layer=layer)
     labels = adata.obs[labels_key].astype(str).to_numpy()
     known, classes = _read_markers(markers, sorted(set(labels)), mapping, labels_key)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
+from .._text import whole_number
 from ..evaluation._align import mapping_of, table
 from ..evaluation._evaluate import evaluate
 from ..io._frames import as_bulk
@@ -125,7 +126,8 @@ def diagnose(
     >>> hp.tl.diagnose(bulk, model)  # doctest: +SKIP
     >>> bulk.obs["hpvade_qc_verdict"], bulk.uns["hpvade_qc"]["messages"]  # doctest: +SKIP
     """
-    bulk, copy = as_bulk(bulk), copy or isinstance(bulk, pd.DataFrame)
+    check_key(key_added)
+    bulk, copy = bulk_for(model, bulk), copy or isinstance(bulk, pd.DataFrame)
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
     asked_markers(markers, [])  # refuse what cannot be read before the work
     found = _estimate(model, bulk, n_simulated, on_bad_sample=on_bad_sample, **reading)
@@ -178,15 +180,21 @@ def diagnose(
     return result if copy else None
 
 
-def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
-    from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
-    from ..models.hpvade._model import HPVADE
+def bulk_for(model, bulk) -> AnnData:
+    """The bulk as AnnData; TypeError where it or the model is something else, such as one for the other."""
+    from ..models.hpvade._model import HPVADE  # here: importing `tl` must not load torch
 
+    bulk = as_bulk(bulk)
     if not isinstance(model, HPVADE):
         raise TypeError(f"model is a {type(model).__name__}; expected a trained hpvade.HPVADE.")
+    return bulk
+
+
+def _estimate(model, bulk: AnnData, n_simulated: int, **reading):
+    from ..models.hpvade._estimate import estimate  # here: importing `tl` must not load torch
+
     model._require_trained("diagnose")
-    if not isinstance(n_simulated, int | np.integer) or n_simulated < 1:
-        raise ValueError(f"n_simulated={n_simulated!r}; expected a whole number of at least 1.")
+    whole_number("n_simulated", n_simulated)
     if model.preset == "spec":
         raise ValueError("preset='spec' has no regression whose residuals could be judged; use preset='default'.")
     return estimate(model, bulk, network=True, **reading)

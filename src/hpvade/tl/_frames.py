@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import listed, whole_number
 from ..evaluation._align import predicted, table
 
 _BOUNDS = ("lower", "upper")
@@ -28,7 +28,8 @@ def proportions_frame(
     long
         One row per sample and type; else one row per sample and one column per type.
     obs
-        Columns of ``bulk.obs`` to repeat in every row; all by default, none with ``[]``.
+        Columns of ``bulk.obs`` to repeat in every row; all by default, but for a column ``sample`` that repeats the
+        names of the samples; none with ``[]``.
 
     Returns
     -------
@@ -54,7 +55,7 @@ def proportions_frame(
     values = table(bulk, key)
     bounds = {name: table(bulk, Keys.bound(key, name)) for name in _BOUNDS if Keys.bound(key, name) in bulk.obsm}
     bounds = {name: bound.reindex(columns=values.columns) for name, bound in bounds.items()}
-    names = list(bulk.obs) if obs is None else [obs] if isinstance(obs, str) else list(obs)
+    names = _all_but_names(bulk) if obs is None else [obs] if isinstance(obs, str) else list(obs)
     if missing := [name for name in names if name not in bulk.obs]:
         raise KeyError(f"bulk.obs has no column {listed(missing)}; it has {listed(bulk.obs, 20)}.")
     kept = bulk.obs[names].set_axis(values.index)
@@ -72,6 +73,12 @@ def proportions_frame(
     if clash := [name for name in names if name in made]:
         raise ValueError(f"columns of bulk.obs have names of the table: {listed(clash)}. Rename them, or choose obs=.")
     return pd.concat([made, kept], axis=1)
+
+
+def _all_but_names(bulk: AnnData) -> list[str]:
+    """Columns of obs but one that the table has already: "sample", with the names of the samples."""
+    same = "sample" in bulk.obs and np.array_equal(bulk.obs["sample"].astype(str), bulk.obs_names.astype(str))
+    return [name for name in bulk.obs if not (same and name == "sample")]
 
 
 def proportions_adata(bulk: AnnData, key: str = Keys.PROPORTIONS, *, n_cells: int | None = None) -> AnnData:
@@ -114,8 +121,8 @@ def proportions_adata(bulk: AnnData, key: str = Keys.PROPORTIONS, *, n_cells: in
     >>> hp.tl.proportions_adata(bulk, n_cells=10).X.tolist()
     [[7.0, 3.0], [7.0, 3.0]]
     """
-    if n_cells is not None and (not isinstance(n_cells, int | np.integer) or n_cells < 1):
-        raise ValueError(f"n_cells={n_cells!r}; expected a whole number of at least 1.")
+    if n_cells is not None:
+        whole_number("n_cells", n_cells)
     if not bulk.obs_names.is_unique:
         raise ValueError("names of samples repeat in bulk; call bulk.obs_names_make_unique() first.")
     values = predicted(table(bulk, key)).astype(float)

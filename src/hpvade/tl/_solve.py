@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from .._text import listed, warn
 from ..evaluation._align import closed
 from ..io._bulk import InputType, Missing, OnBadSample
@@ -131,6 +131,8 @@ def solve(
         if value not in choices:
             raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}.")
     _check_options(method, options)
+    key = Keys.solved(method) if key_added is None else key_added
+    check_key(key)
     device = _device(device)
     of_cells = {"labels_key": labels_key, "sample_key": sample_key, "layer": layer}
     if isinstance(reference, pd.DataFrame):
@@ -175,7 +177,6 @@ def solve(
     cells, rna, baseline = (_table(bulk, profiles.types, batches, parts) for parts in (cells, rna, baseline))
     n_samples = [len(batch.samples) for batch in batches]
     sizes = np.average([own / own.mean() for own in used], axis=0, weights=n_samples)
-    key = Keys.solved(method) if key_added is None else key_added
     result = bulk if not copy else bulk.to_memory() if bulk.isbacked else bulk.copy()
     result.obsm[key] = cells if fractions == "cell" else rna
     result.obsm[Keys.rna(key)] = rna

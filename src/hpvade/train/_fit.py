@@ -11,6 +11,7 @@ from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.train import Trainer, TrainingPlan
 from torch.utils.data import DataLoader
 
+from .._text import whole_number
 from ._callbacks import ConstantPredictorAlarm, KeepBest, checkpoint_callbacks
 from ._checkpoint import KEY, RunState, fingerprint, read_checkpoint, read_own_checkpoint
 
@@ -122,8 +123,7 @@ def fit(
         Early stopping is asked for without validation cells; `max_epochs` is below one.
     """
     validated = splitter.n_val > 0
-    if max_epochs < 1:
-        raise ValueError(f"max_epochs is {max_epochs}; expected at least 1.")
+    whole_number("max_epochs", max_epochs)
     if early_stopping and not validated:
         raise ValueError(
             "early_stopping=True needs validation cells, and there are none. Use train_size below 1, or "

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as lp
 import pandas as pd
 from lightning.pytorch.plugins.io import CheckpointIO
-from scvi.train import SaveCheckpoint, TrainRunner, merge_kwargs
+from scvi.train import LoudEarlyStopping, SaveCheckpoint, TrainRunner, merge_kwargs
 
 from ._callbacks import KeepBest
 from ._checkpoint import RunState, SealedCheckpoints, logged_history
@@ -52,6 +53,9 @@ class ResumableTrainRunner(TrainRunner):
         with _quiet():
             super().__init__(*args, callbacks=[c for c in callbacks if not _is_checkpoint(c)], **kwargs)
         self.trainer.callbacks.extend(checkpoints)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LoudEarlyStopping):  # prints, and stdout may belong to a program
+                callback.teardown = partial(_say_why, callback)  # not a subclass: checkpoints know it by its class
 
     def _run_training_core(self):
         model = self.model
@@ -141,6 +145,12 @@ def merge_history(
 
 def _is_checkpoint(callback) -> bool:
     return isinstance(callback, lp.callbacks.ModelCheckpoint) and not isinstance(callback, SaveCheckpoint)
+
+
+def _say_why(early_stopping: LoudEarlyStopping, *_, **__) -> None:
+    """Log, and do not print, why training stopped."""
+    if early_stopping.early_stopping_reason is not None:
+        logging.getLogger("scvi").info(early_stopping.early_stopping_reason)
 
 
 @contextlib.contextmanager

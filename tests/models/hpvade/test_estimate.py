@@ -72,6 +72,8 @@ def test_a_strong_prior_decides_and_the_default_hardly_moves(trained):
     ("change", "error", "match"),
     [
         ({"prior": "flat"}, ValueError, "expected 'equal', 'network'"),
+        ({"prior": [0.25] * 4}, TypeError, "prior is a list, which names no types"),
+        ({"prior_weight": "1"}, ValueError, "prior_weight='1'; expected a number"),
         ({"prior": {"nobody": 1.0}}, ValueError, "nobody"),
         ({"prior_weight": -1}, ValueError, "at least 0"),
         ({"solver_kwargs": {"speed": 9}}, TypeError, "speed"),

@@ -57,6 +57,13 @@ def test_one_sample_keeps_the_reference_and_says_so(trained):
     assert not table.varm["is_resolved"].to_numpy().any()
 
 
+def test_names_that_repeat_are_refused(trained):
+    bulk = trained.bulk.copy()
+    bulk.obs_names = ["s"] * bulk.n_obs
+    with pytest.raises(ValueError, match=r"obs_names has 's' more than once.*obs_names_make_unique"):
+        trained.model.get_cell_type_expression(bulk)
+
+
 def test_bulk_is_unchanged_and_bad_arguments_are_named(trained, literal, unchanged):
     with unchanged(trained.bulk):
         trained.model.get_cell_type_expression(trained.bulk)

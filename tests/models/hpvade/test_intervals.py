@@ -171,6 +171,8 @@ def test_rna_fractions_do_not_depend_on_cell_sizes(trained):
         ({"n_draws": 5}, ValueError, "at least 20"),
         ({"fractions": "mass"}, ValueError, "expected 'cell' or 'rna'"),
         ({"mapping": {"nobody": "x"}}, KeyError, "nobody"),
+        ({"mapping": {"T": ["type_0", "type_1"]}}, TypeError, "expected the name of a group for each type"),
+        ({"mapping": ["type_0"]}, TypeError, "expected the name of a group for each type"),
     ],
 )
 def test_bad_arguments(trained, unchanged, change, error, match):

@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from ..._keys import Keys
+from ..._keys import Keys, check_key
 from ...io._map_genes import map_genes as translate_genes
 from ...io._names import make_writable
 from ...reference._measured import Batch, exceptions, placed
@@ -57,6 +57,7 @@ def deconvolve(
 ) -> pd.DataFrame:
     """See `HPVADE.deconvolve`; `estimator` takes the arguments of `estimates`."""
     model._require_trained("deconvolve")
+    check_key(key_added)
     if fractions not in ("cell", "rna"):
         raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
     if unknown:

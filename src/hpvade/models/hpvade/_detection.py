@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from ..._text import whole_number
 from ...simulate import ChunkSums, PlatformNoise, draw_mixtures, sample_proportions
 from ._estimate import Estimate, estimate, estimate_shares
 
@@ -86,7 +87,7 @@ class DetectionMethods:
         shares = np.unique(np.asarray(spikes, dtype=float))
         if not len(shares) or not ((shares > 0) & (shares < 1)).all():
             raise ValueError(f"spikes={spikes}; expected fractions between 0 and 1.")
-        _at_least_one("n_spikes", n_spikes)
+        whole_number("n_spikes", n_spikes)
         like = _conditions(self, bulk_adata, reading)
         rng = np.random.default_rng(seed)
         n_types, levels = len(self.cell_types), np.append(0.0, shares)
@@ -131,7 +132,7 @@ class DetectionMethods:
             `n_cohorts` is below one, or the bulk cannot be used.
         """
         self._require_trained("get_spillover")
-        _at_least_one("n_cohorts", n_cohorts)
+        whole_number("n_cohorts", n_cohorts)
         like = _conditions(self, bulk_adata, reading)
         rng = np.random.default_rng(seed)
         n_types = len(self.cell_types)
@@ -213,8 +214,3 @@ def _without(cells: np.ndarray, kind: np.ndarray) -> np.ndarray:
 def _closed(fractions: torch.Tensor) -> np.ndarray:
     fractions = fractions.double().cpu().numpy()
     return fractions / fractions.sum(axis=1, keepdims=True)
-
-
-def _at_least_one(name: str, value) -> None:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r}; expected a whole number of at least 1.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from ..._text import whole_number
 from ...io._bulk import MAX_DEPTH, AlignedBulk
 from ...io._frames import as_bulk
 from ...io._names import rows_of
@@ -104,10 +106,9 @@ def estimates(
     `reading` are the arguments of `hpvade.reference._measured.read_measured`; `network` and `covariance` ask for the
     network's answer and the covariance of the regression's; the others are those of `HPVADE.deconvolve`.
     """
-    if not prior_weight >= 0:
+    if not isinstance(prior_weight, Real) or not prior_weight >= 0:
         raise ValueError(f"prior_weight={prior_weight!r}; expected a number of at least 0.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+    whole_number("batch_size", batch_size)
     if gene_factor not in ("cohort", "stored"):
         raise ValueError(f"gene_factor={gene_factor!r} is unknown; expected 'cohort' or 'stored'.")
     if gene_factor == "stored" and not model.module.stored_platform.any():
@@ -233,6 +234,8 @@ def read_prior(prior: Prior, types: list[str], samples: pd.Index) -> str | np.nd
         if prior not in ("equal", "network"):
             raise ValueError(f"prior={prior!r} is unknown; expected 'equal', 'network', a dict or a DataFrame.")
         return prior
+    if not isinstance(prior, Mapping | pd.Series | pd.DataFrame):
+        raise TypeError(f"prior is a {type(prior).__name__}, which names no types; expected {{type: fraction}}.")
     table = prior if isinstance(prior, pd.DataFrame) else pd.DataFrame([dict(prior)] * len(samples), index=samples)
     missing, extra = [t for t in types if t not in table.columns], [t for t in table.columns if t not in types]
     if missing or extra:

@@ -166,6 +166,12 @@ def _estimate(
 ) -> tuple[Estimate, Callable[[], Iterable[Tensor]]]:
     """The composition of the cohort, and what gives the shares (samples x all genes), some samples after others."""
     bulk, options = as_bulk(bulk), {"batch_size": batch_size, "layer": layer, "variable_types": variable_types}
+    if not bulk.obs_names.is_unique:
+        twice = bulk.obs_names[bulk.obs_names.duplicated()][0]
+        raise ValueError(
+            f"bulk.obs_names has {twice!r} more than once, and rows of the table are named by the sample; expected "
+            "each name once. Call `bulk.obs_names_make_unique()`."
+        )
     if not is_dask(pick_matrix(bulk, layer, "bulk")[0]):
         found = estimate(model, bulk, **options, **reading)
         return found, lambda: [found.shares]

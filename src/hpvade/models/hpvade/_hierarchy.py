@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
-from ..._keys import Keys
+from ..._keys import Keys, check_key
 from ...io._frames import as_bulk
 from ...io._names import writable
 from ...reference._measured import placed
@@ -223,6 +223,7 @@ class HierarchyMethods:
         >>> model.deconvolve_hierarchy(bulk, hierarchy={"CD4 T": "T", "CD8 T": "T", "B": "B"})  # doctest: +SKIP
         """
         self._require_trained("deconvolve_hierarchy")
+        check_key(key_added)
         auto = isinstance(hierarchy, str) and hierarchy == "auto"
         tree = self.get_hierarchy(levels=levels) if auto else check_hierarchy(hierarchy, self.cell_types)
         if not auto and levels != 1:

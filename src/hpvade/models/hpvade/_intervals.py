@@ -240,6 +240,11 @@ def _study_weights(n_studies: int, n_draws: int, generator: torch.Generator) -> 
 def _groups(types: list[str], mapping: Mapping[str, str] | None) -> tuple[list[str], Tensor]:
     """Names of the groups, and which types belong to them (types x groups)."""
     mapping = dict(zip(types, types, strict=True)) if mapping is None else mapping
+    mapping = mapping.to_dict() if isinstance(mapping, pd.Series) else mapping
+    if not isinstance(mapping, Mapping) or not all(isinstance(group, str) for group in mapping.values()):
+        raise TypeError(
+            f"mapping={mapping!r}; expected the name of a group for each type, as {{{types[0]!r}: 'group'}}."
+        )
     if unknown := [name for name in mapping if name not in types]:
         raise KeyError(f"mapping names {unknown[:3]}, which are no types of the model; expected some of {types}.")
     groups = list(dict.fromkeys(mapping[name] for name in types if name in mapping))

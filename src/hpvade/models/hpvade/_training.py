@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
+from ..._text import whole_number
 from ...reference._cell_size import cell_sizes
 from ...reference._mixtures import BulkSimulation
 from ...reference._signature import Signature, gene_scores
@@ -89,8 +90,9 @@ class TrainMethods:
         if self.adata is None:
             raise ValueError("the model was loaded without data; expected a reference. Use HPVADE.load(dir, adata).")
         check_options(plan_kwargs, datasplitter_kwargs, trainer_kwargs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+        whole_number("batch_size", batch_size)
+        if max_epochs is not None:
+            whole_number("max_epochs", max_epochs, 0)
         simulation = self._simulation(simulation_kwargs or {})
         seed = run_seed(ckpt_path)
         split_rng = np.random.default_rng(seed)
