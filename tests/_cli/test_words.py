@@ -23,6 +23,10 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
         ("Say so with genes='rows' or genes='columns'.", "Say so with --genes-in rows or --genes-in columns."),
         ("Check it with hpvade.tl.check_labels, or", "Check it with `hpvade check-labels`, or"),
         ("`hp.pp.transfer_labels(adata, anchor)` repairs", "`hpvade transfer-labels` repairs"),
+        (
+            "hpvade.pp.transfer_labels(adata, hpvade.datasets.blood_anchor(), labels_key='k', types=['CD4 T', 'NK']).",
+            '`hpvade transfer-labels --labels-key k --type "CD4 T" --type NK`.',
+        ),
         ("max_epochs=5", "--epochs 5"),
         ("gene_factor='stored', and none is stored.", "gene_factor='stored', and none is stored."),
         ("my_file.csv has no column 'cell_type'", "my_file.csv has no column 'cell_type'"),

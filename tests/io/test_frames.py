@@ -48,7 +48,9 @@ def test_gene_names_in_a_column_are_pointed_at():
 
 def test_a_mudata_is_refused_with_its_modalities():
     mdata = MuData({"rna": ad.AnnData(np.ones((2, 3))), "atac": ad.AnnData(np.ones((2, 4)))})
-    with pytest.raises(TypeError, match=r"MuData of rna, atac; expected one modality, as in mdata\['rna'\]"):
+    with pytest.raises(
+        TypeError, match=r"bulk is a MuData of 'rna', 'atac'; expected one of them\. Pass mdata\['rna'\]"
+    ):
         as_bulk(mdata)
 
 

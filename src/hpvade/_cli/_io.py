@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..io._atomic import install_file, install_folder, partial
+from ..io._modalities import split_path
 from ._errors import UsageError
 from ._run import current, found, read, say
 
@@ -24,7 +25,7 @@ def read_bulk(path: Path, *, genes: "pd.Index | None" = None, genes_in: str = "a
     from ..io import read_bulk as read_file
 
     bulk = _said(read_file(path, genes=genes_in))
-    read(path)
+    read(split_path(path)[0])
     return bulk if genes is None else map_genes(bulk, genes)
 
 
@@ -50,7 +51,7 @@ def read_reference(path: Path, obs: Path | None = None, *, genes_in: str = "auto
 
     adata = _said(read_file(path, obs, genes=genes_in))
     for one in (path, *([] if obs is None else [obs])):
-        read(one)
+        read(split_path(one)[0])
     return adata
 
 
@@ -94,8 +95,8 @@ def _said(adata: "ad.AnnData") -> "ad.AnnData":
 
 
 def check_exists(path: Path) -> None:
-    """Name what is not there."""
-    if not path.exists():
+    """Name what is not there; ``cells.h5mu/rna`` is, where its file is."""
+    if not split_path(path)[0].exists():
         raise UsageError(f"{path} does not exist.")
 
 
@@ -157,7 +158,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 def check_input(path: Path, *, folder: bool = False) -> None:
     """Name what is not there, before any work starts."""
     check_exists(path)
-    if path.is_dir() != folder:
+    if path.is_dir() != folder and split_path(path)[1] is None:
         raise UsageError(f"{path} is a {'file' if folder else 'folder'}; expected a {'folder' if folder else 'file'}.")
 
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from .._figures._palette import categories
 from .._keys import Keys
+from .._text import check_adata
 from ..io._atomic import install_file, partial
 from ..tl import compare_groups, diagnose
 from ._contents import contents
@@ -90,6 +91,7 @@ def report(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} cannot be written: expected a name that ends in .html.")
+    check_adata(bulk, "bulk")
     groups = None if groupby is None else _groups(bulk, groupby)
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")

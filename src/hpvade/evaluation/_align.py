@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed, warn
+from .._text import check_adata, listed, warn
 from ..io._names import named
 
 
@@ -90,6 +90,7 @@ def compare(
 
 def table(bulk: AnnData, key: str) -> pd.DataFrame:
     """The samples x types table ``bulk.obsm[key]``, or an error that says what is missing."""
+    check_adata(bulk, "bulk")
     if key not in bulk.obsm:
         raise KeyError(f"bulk.obsm has no {key!r}; it has {listed(bulk.obsm)}.")
     value = bulk.obsm[key]

@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, is_mudata, listed
 from ._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
 from ._rows import pick_matrix
 from ._units import detect_units
@@ -72,6 +72,9 @@ def map_genes(
     """
     if duplicates not in ("sum", "first", "error"):
         raise ValueError(f"duplicates={duplicates!r}; expected 'sum', 'first' or 'error'.")
+    check_adata(adata, "adata")
+    if is_mudata(to):
+        check_adata(to, "to")
     names = adata.var_names.astype(str)
     wanted = None if isinstance(to, str) else pd.Index(getattr(to, "var_names", to)).astype(str)
     species = _species(names, species, wanted)

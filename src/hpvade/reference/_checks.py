@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._text import check_adata
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
 
@@ -121,13 +122,7 @@ def _check_cells(
 
 
 def _check_own(adata: AnnData) -> None:
-    if not isinstance(adata, AnnData):
-        is_mudata = type(adata).__name__ == "MuData"  # not imported for the question
-        of = f" of {', '.join(map(repr, adata.mod))}" if is_mudata else ""
-        raise TypeError(
-            f"The reference is a {type(adata).__qualname__}{of}; expected an AnnData. "
-            "Pass one modality of a MuData, as in mdata['rna']."
-        )
+    check_adata(adata, "The reference")
     if adata.is_view:
         fix = "adata = adata.to_memory()" if adata.isbacked else "adata = adata.copy()"
         raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")

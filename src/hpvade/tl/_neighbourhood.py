@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
+from .._text import check_adata
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import iter_rows, pick_matrix, refuse_bad_values
 from ..models.ambient._covariates import check_nesting
@@ -59,6 +60,7 @@ def marker_genes(adata: AnnData, groupby: str, *, layer: str | None = None) -> l
     >>> marker_genes(adata, "cluster")
     ['0']
     """
+    check_adata(adata, "adata")
     if groupby not in adata.obs.columns:
         raise KeyError(f"groupby={groupby!r} is not a column of adata.obs; found {list(adata.obs.columns)}.")
     groups = pd.Categorical(adata.obs[groupby])
@@ -134,6 +136,7 @@ def neighbourhood_correlation(
     ValueError
         Markers are absent from `var_names`; a library spans data sets; no library is named.
     """
+    check_adata(adata, "adata")
     keys = _technical_keys(adata, library_key, dataset_key, technical_covariate_keys)
     if connectivities_key not in adata.obsp:
         raise KeyError(_no_graph(adata, connectivities_key))
@@ -168,6 +171,7 @@ def random_baseline(
     adata: AnnData, *, connectivities_key: str = "connectivities", seed: int = 0, **kwargs
 ) -> pd.DataFrame:
     """:func:`neighbourhood_correlation` on a random graph with the same number of neighbours for every cell."""
+    check_adata(adata, "adata")
     if connectivities_key not in adata.obsp:
         raise KeyError(_no_graph(adata, connectivities_key))
     W = sparse.csr_matrix(adata.obsp[connectivities_key], copy=True)
