@@ -170,7 +170,7 @@ def neighbourhood_correlation(
 def random_baseline(
     adata: AnnData, *, connectivities_key: str = "connectivities", seed: int = 0, **kwargs
 ) -> pd.DataFrame:
-    """:func:`neighbourhood_correlation` on a random graph with the same number of neighbours for every cell."""
+    """:func:`~hpvade.tl.neighbourhood_correlation` on a random graph with the same number of neighbours each."""
     check_adata(adata, "adata")
     if connectivities_key not in adata.obsp:
         raise KeyError(_no_graph(adata, connectivities_key))
@@ -184,7 +184,7 @@ def random_baseline(
 
 
 def summarize_neighbourhoods(table: pd.DataFrame) -> pd.Series:
-    """Headline metrics and composite scores of a table of :func:`neighbourhood_correlation`.
+    """Headline metrics and composite scores of a table of :func:`~hpvade.tl.neighbourhood_correlation`.
 
     Medians ``corr_within_library``, ``corr_cross_library``, ``corr_cross_dataset``, ``cross_technical_correlation``,
     their gaps to within, and ``distrib_overlap`` of cross against within. Without data sets, cross library is between
@@ -195,7 +195,7 @@ def summarize_neighbourhoods(table: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     table
-        What :func:`neighbourhood_correlation` returned.
+        What :func:`~hpvade.tl.neighbourhood_correlation` returned.
     """
     isolated = table.attrs.get("isolation", {})
     mask = {"library": "cross_library" if "corr_avg_cross_library" in table else "between_libraries"}
@@ -234,7 +234,7 @@ def stratified_summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataF
     Parameters
     ----------
     table
-        What :func:`neighbourhood_correlation` returned, with more columns if need be.
+        What :func:`~hpvade.tl.neighbourhood_correlation` returned, with more columns if need be.
     by
         Columns to group by; cells with a missing value are left out.
 
