@@ -45,3 +45,9 @@ def test_the_proposal_to_map_genes():
 
     assert in_words(f"Other names: {MAP_GENES}", OPTIONS) == "Other names: pass --map-genes."
     assert in_words(f"Other names: {MAP_GENES}", {"--layer"}) == f"Other names: {MAP_GENES}"
+
+
+def test_a_table_of_labels_is_an_option():
+    from hpvade.reference._checks import _NO_COLUMNS
+
+    assert in_words(_NO_COLUMNS, {"--obs"}) == "no columns. A table of labels is joined by --obs labels.csv"

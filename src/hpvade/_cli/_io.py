@@ -120,16 +120,17 @@ def rows_of(table: "pd.DataFrame", names: "pd.Index", path: Path) -> "pd.DataFra
 def join_samples(data: "ad.AnnData", samples: Path, keys: Sequence[str]) -> None:
     """Put columns of a table of samples into ``data.obs``."""
     check_input(samples)
-    from ..io._annotation import match_rows, read_obs
+    from ..io._annotation import NOTHING, match_rows, read_obs
 
     read(samples)
     table = read_obs(samples)
     for key in keys:
         if key not in table:
             raise UsageError(f"{samples} has no column {key!r}; its columns are {', '.join(map(str, table.columns))}.")
-    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name)
+    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name, "samples")
     for key in keys:
         column = table[key].set_axis(names)
+        column = column.mask(column.astype(str).str.strip().isin(NOTHING))  # an empty cell is no group
         data.obs[key] = column[~column.index.duplicated()].reindex(wanted).to_numpy()
 
 

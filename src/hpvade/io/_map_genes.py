@@ -113,8 +113,8 @@ def _species(names: pd.Index, species: str | None, wanted: pd.Index | None) -> s
         )
     if there not in (None, "mixed", here):
         raise ValueError(
-            f"The genes are {here} ones, those of `to` {there} ones. Species are never mapped onto each other "
-            "silently: translate to orthologs first, or take a reference of the same species."
+            f"The genes are {here} ones, and the names to translate to are {there} ones. Species are never mapped onto "
+            "each other silently: translate to orthologs first, or take a reference of the same species."
         )
     return here
 

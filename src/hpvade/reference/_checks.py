@@ -13,6 +13,7 @@ from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
+_NO_COLUMNS = "no columns. A table of labels is joined by hp.io.read_reference(..., obs='labels.csv')"
 _LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
 
 
@@ -140,7 +141,7 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
     """
     if key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
-        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
+        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or _NO_COLUMNS}.")
     names = obs[key].cat.categories if isinstance(obs[key].dtype, pd.CategoricalDtype) else obs[key].dropna()
     kinds = {isinstance(value, str) for value in names} if names.dtype == object else ()
     if len(kinds) > 1 and not numbers:
