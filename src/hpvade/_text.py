@@ -76,4 +76,7 @@ def check_adata(data, name: str, *, frame: bool = False, modality: bool = False)
     if frame and (module, kind) == ("pandas", "DataFrame"):
         return
     if "AnnData" not in {parent.__name__ for parent in type(data).__mro__}:  # anndata is not imported for the question
-        raise TypeError(f"{name} is a {kind}; expected {'an AnnData or a DataFrame' if frame else 'an AnnData'}.")
+        how = " Make one: anndata.AnnData(table)." if (module, kind) == ("pandas", "DataFrame") else ""
+        if isinstance(data, str | Path):
+            how = " Read the file first, with hp.io.read_bulk or hp.io.read_reference."
+        raise TypeError(f"{name} is a {kind}; expected {'an AnnData or a DataFrame' if frame else 'an AnnData'}.{how}")

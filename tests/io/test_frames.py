@@ -57,3 +57,9 @@ def test_a_mudata_is_refused_with_its_modalities():
 def test_other_kinds_are_refused():
     with pytest.raises(TypeError, match="ndarray; expected an AnnData or a DataFrame"):
         as_bulk(np.ones((2, 2)))
+
+
+def test_a_path_is_to_be_read_first(tmp_path):
+    for path in ("bulk.tsv", tmp_path / "bulk.tsv"):
+        with pytest.raises(TypeError, match="expected an AnnData or a DataFrame. Read the file first, with hp.io.read"):
+            as_bulk(path)

@@ -92,7 +92,10 @@ def table(bulk: AnnData, key: str) -> pd.DataFrame:
     """The samples x types table ``bulk.obsm[key]``, or an error that says what is missing."""
     check_adata(bulk, "bulk")
     if key not in bulk.obsm:
-        raise KeyError(f"bulk.obsm has no {key!r}; it has {listed(bulk.obsm)}.")
+        raise KeyError(
+            f"bulk.obsm has no {key!r}; it has {listed(bulk.obsm)}. `model.deconvolve(bulk)` stores predictions there; "
+            "measured proportions are yours to store, as a DataFrame."
+        )
     value = bulk.obsm[key]
     if not isinstance(value, pd.DataFrame):
         raise TypeError(
