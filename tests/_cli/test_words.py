@@ -27,6 +27,7 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
             "hpvade.pp.transfer_labels(adata, hpvade.datasets.blood_anchor(), labels_key='k', types=['CD4 T', 'NK']).",
             '`hpvade transfer-labels --labels-key k --type "CD4 T" --type NK`.',
         ),
+        ("or leave these samples out: `bulk[bulk.obs['g'].notna()].copy()`.", "or leave these samples out."),
         ("max_epochs=5", "--epochs 5"),
         ("gene_factor='stored', and none is stored.", "gene_factor='stored', and none is stored."),
         ("my_file.csv has no column 'cell_type'", "my_file.csv has no column 'cell_type'"),

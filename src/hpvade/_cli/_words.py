@@ -27,6 +27,7 @@ _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANC
 _NAMES = {"var_names": "the genes of {}", "obs_names": "the rows of {}"}
 _OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)\.(obs|var|X|raw|layers|obsm|varm|var_names|obs_names)\b")
 # remedies that only Python has, beside one that the command line has
+_SELECTION = re.compile(r": `bulk\[bulk\.obs\[[^`]*`")
 _ONLY_PYTHON = re.compile(r", or keep its first with `[^`]*`(?:\. `var_names_make_unique` would hide them)?")
 
 
@@ -42,7 +43,7 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     """
     if "--map-genes" in options:
         text = _MAP_GENES.sub("--map-genes", _ONLY_PYTHON.sub("", _ELSEWHERE.sub("", text)))
-    text = _CALL.sub(_command, text)
+    text = _CALL.sub(_command, _SELECTION.sub("", text))
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
     return "`".join(part if i % 2 else _OBJECT.sub(_object, part) for i, part in enumerate(text.split("`")))

@@ -345,7 +345,7 @@ class HPVADE(
             Genes are missing or were filled with zeros; samples are skipped; samples have too few reads to say more
             than equal parts of all types would.
         """
-        with one_modality(bulk_adata, modality, [batch_key], "bulk_adata", frame=True) as bulk_adata:
+        with one_modality(bulk_adata, modality, [batch_key], "The bulk", frame=True) as bulk_adata:
             return deconvolve(
                 self,
                 bulk_adata,
