@@ -1,15 +1,16 @@
 """Groups of samples: false findings without a difference, power with one, beside a plain t test; times of pictures.
 
     python benchmarks/groups.py DATA_FOLDER cohorts [--cohorts 200] [--platforms 20] [--seed 0] [--records FILE]
-    python benchmarks/groups.py DATA_FOLDER level [--cohorts 200] [--platforms 20] [--seed 0]
+    python benchmarks/groups.py DATA_FOLDER level [--cohorts 200] [--platforms 20] [--seed 0] [--records FILE]
+    python benchmarks/groups.py DATA_FOLDER effects [--platforms 5] [--seed 0]
     python benchmarks/groups.py DATA_FOLDER times
 
 `cohorts` makes bulk of another study's cells (Kang, controls) with the noise of another platform, deconvolves it with
 the shipped blood model and takes intervals: one batch of samples per platform, some with the composition of blood and
 others with one type 5 points higher, scattered as Dirichlet of two concentrations. Cohorts of 10 against 10 samples are
 drawn from one batch and compared by every method of `hp.tl.compare_groups` and by a t test (Welch's) on the fractions,
-all with Benjamini and Hochberg's FDR over the types. `level` makes cohorts without a difference only. `times` measures
-pictures and the report.
+all with Benjamini and Hochberg's FDR over the types. `level` makes cohorts without a difference only. `effects`
+says what the estimates leave of a planted difference. `times` measures pictures and the report.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import pandas as pd
 from _cohorts import read_reference
 from scipy.stats import ttest_ind
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 import hpvade as hp
 from hpvade.simulate import PlatformNoise, cells_as_chunks, draw_mixtures
@@ -110,6 +112,7 @@ def found(cohort: ad.AnnData, method: str) -> pd.Series:
 
 
 METHODS = ("weighted", "ols", "draws", "t test", "t test, true fractions")
+OF_LEVEL = ("weighted", "ols", "t test")
 
 
 def cohorts(
@@ -119,7 +122,7 @@ def cohorts(
     records = []
     for concentration in CONCENTRATIONS:
         rng = np.random.default_rng(seed + 1)
-        for batch in batches(folder, n_platforms, concentration, seed):
+        for platform, batch in enumerate(batches(folder, n_platforms, concentration, seed)):
             for pool in ("none", *PLANTED) if planted else ("none",):
                 n = -(-n_cohorts // n_platforms)
                 for _ in range(n if pool == "none" else -(-n // 2)):
@@ -130,22 +133,43 @@ def cohorts(
                         fdr = found(cohort, method)
                         hit = fdr <= ALPHA
                         own = hit.any() if pool == "none" else hit[pool]
-                        records.append((concentration, method, pool, own, hit.mean()))
-    return pd.DataFrame(records, columns=["concentration", "method", "pool", "hit", "share"])
+                        records.append((concentration, method, pool, own, hit.mean(), f"{seed}-{platform}"))
+    return pd.DataFrame(records, columns=["concentration", "method", "pool", "hit", "share", "platform"])
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares of cohorts with a finding and of findings without a difference, and power."""
+    """Shares of cohorts with a finding (Wilson's interval) and of findings without a difference, and power."""
     wide = table.pivot_table(index=["concentration", "method"], columns="pool", values="hit")
     types = [name for name in PLANTED if name in wide]
     wide = wide[["none", *types]].rename(columns={"none": "no difference: cohorts with a finding"})
-    wide.insert(1, "tests with a finding", table[table["pool"] == "none"].groupby(wide.index.names)["share"].mean())
+    none = table[table["pool"] == "none"].groupby(wide.index.names)["hit"]
+    low, high = proportion_confint(none.sum(), none.size(), method="wilson")
+    wide.insert(1, "95 % interval", [f"{a:.3f} to {b:.3f}" for a, b in zip(low, high, strict=True)])
+    wide.insert(2, "tests with a finding", table[table["pool"] == "none"].groupby(wide.index.names)["share"].mean())
     if types:
         wide["power, mean"] = wide[types].mean(axis=1)
     order = pd.MultiIndex.from_product([CONCENTRATIONS, METHODS], names=wide.index.names)
     return wide.loc[[row for row in order if row in wide.index]].rename(
         columns={name: f"+5 points {name}" for name in PLANTED}
     )
+
+
+def effects(folder: Path, n_platforms: int, seed: int) -> pd.DataFrame:
+    """What the estimates leave of 5 points: the difference found, and differences in units of their scatter."""
+    records = []
+    for concentration in CONCENTRATIONS:
+        for batch in batches(folder, n_platforms, concentration, seed):
+            names = batch.obs["pool"].to_numpy()
+            for pool in PLANTED:
+                for what, key in (("truth", "truth"), ("estimate", KEY)):
+                    x = batch.obsm[key][pool].to_numpy()
+                    a, b = x[names == "none"], x[names == pool]
+                    scatter = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+                    records.append((concentration, pool, what, b.mean() - a.mean(), scatter))
+    table = pd.DataFrame(records, columns=["concentration", "type", "of", "difference", "scatter"])
+    mean = table.groupby(["concentration", "type", "of"]).mean().assign(ratio=lambda t: t["difference"] / t["scatter"])
+    wide = mean.unstack("of")
+    return wide.set_axis([f"{name}, {of}" for name, of in wide.columns], axis=1).reset_index()
 
 
 def timed(call, *arguments, **options) -> tuple[float, float]:
@@ -202,7 +226,7 @@ def times() -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("part", choices=["cohorts", "level", "times"])
+    parser.add_argument("part", choices=["cohorts", "level", "effects", "times"])
     parser.add_argument("--cohorts", type=int, default=200)
     parser.add_argument("--platforms", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -211,17 +235,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of batches, one per platform
-    if options.part == "level":
-        found = cohorts(
-            options.folder, options.cohorts, options.platforms, options.seed, False, ("weighted", "ols", "t test")
-        )
-        print(summary(found).round(3).reset_index().to_markdown(index=False))
-    elif options.part == "cohorts":
-        table = cohorts(options.folder, options.cohorts, options.platforms, options.seed)
+    if options.part in ("cohorts", "level"):
+        planted, methods = options.part == "cohorts", METHODS if options.part == "cohorts" else OF_LEVEL
+        table = cohorts(options.folder, options.cohorts, options.platforms, options.seed, planted, methods)
         if options.records is not None:
             table.to_csv(options.records, mode="a", header=not options.records.exists(), index=False)
             table = pd.read_csv(options.records)
         print(summary(table).round(3).reset_index().to_markdown(index=False))
+    elif options.part == "effects":
+        print(effects(options.folder, options.platforms, options.seed).round(3).to_markdown(index=False))
     else:
         print(times().round(2).to_markdown(index=False))
 

@@ -6,10 +6,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import typer
+from mudata import MuData
 from typer.testing import CliRunner
 
 import hpvade as hp
@@ -97,6 +99,9 @@ def folder(tmp_path_factory):
     adata.obs["library"] = adata.obs["condition"].astype("category")
     adata.obs[["cell_type"]].to_csv(folder / "labels.csv", index_label="barcode")
     adata.write_h5ad(folder / "ref.h5ad")
+    for name, cells in (("cells", adata), ("samples", bulk)):
+        other = ad.AnnData(np.ones((cells.n_obs, 2), dtype=np.float32), obs=cells.obs[[]])
+        MuData({"rna": cells, "protein": other}).write(folder / f"{name}.h5mu")
     for i, name in enumerate(("lab_a", "lab_b")):
         adata[i::2].copy().write_h5ad(folder / f"{name}.h5ad")
     (folder / "filtered_feature_bc_matrix").mkdir()

@@ -1,4 +1,4 @@
-"""Words of messages."""
+"""Words of messages, and what arguments must be."""
 
 import os
 import sys
@@ -33,3 +33,57 @@ def warn(message: str) -> None:
 def _is_ours(file: str) -> bool:
     """Whether a file is of this package, or torch's between two of ours: decorators such as ``no_grad``."""
     return file.startswith(_PACKAGE) or file.endswith(os.path.join("torch", "utils", "_contextlib.py"))
+
+
+def is_mudata(data) -> bool:
+    """Whether `data` is a MuData; mudata is not imported for the question."""
+    mudata = sys.modules.get("mudata")
+    return mudata is not None and isinstance(data, mudata.MuData)
+
+
+def mudata_of(names: Iterable[str]) -> str:
+    """What a MuData with modalities of these names is called."""
+    return f"a MuData of {', '.join(map(repr, names)) or 'no modality'}"
+
+
+def usual_modality(names: Iterable[str]) -> str:
+    """The modality that messages name: ``"rna"`` where there is one."""
+    names = list(names)
+    return "rna" if "rna" in names or not names else names[0]
+
+
+def check_adata(data, name: str, *, frame: bool = False, modality: bool = False) -> None:
+    """Refuse what is no AnnData; of a MuData, say how to pass one modality.
+
+    Parameters
+    ----------
+    data, name
+        What was passed, and the argument's name.
+    frame
+        A DataFrame is fine, too.
+    modality
+        The function has an argument `modality`.
+
+    Raises
+    ------
+    TypeError
+        `data` is of another kind.
+
+    Examples
+    --------
+    >>> check_adata([1, 2], "bulk")
+    Traceback (most recent call last):
+    TypeError: bulk is a list; expected an AnnData.
+    """
+    if is_mudata(data):
+        one = usual_modality(data.mod)
+        how = f"modality={one!r}, or mdata[{one!r}]" if modality else f"mdata[{one!r}]"
+        raise TypeError(f"{name} is {mudata_of(data.mod)}; expected one of them. Pass {how}.")
+    kind, module = type(data).__name__, (type(data).__module__ or "").split(".")[0]
+    if frame and (module, kind) == ("pandas", "DataFrame"):
+        return
+    if "AnnData" not in {parent.__name__ for parent in type(data).__mro__}:  # anndata is not imported for the question
+        how = " Make one: anndata.AnnData(table)." if (module, kind) == ("pandas", "DataFrame") else ""
+        if isinstance(data, str | Path):
+            how = " Read the file first, with hp.io.read_bulk or hp.io.read_reference."
+        raise TypeError(f"{name} is a {kind}; expected {'an AnnData or a DataFrame' if frame else 'an AnnData'}.{how}")

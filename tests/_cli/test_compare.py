@@ -57,3 +57,20 @@ def test_what_is_refused(run, groups, tmp_path):
     assert "d9" in said and "--reference" in said
     said = run("compare", groups / "p.h5ad", *OPTIONS, "--method", "mixed", *output, code=1).stderr
     assert "--paired" in said and not (tmp_path / "g.csv").exists()
+
+
+@pytest.mark.parametrize("nothing", ["", "NA", "nan"])
+def test_an_empty_cell_is_no_group(run, groups, tmp_path, nothing):
+    table = pd.read_csv(groups / "samples.csv", index_col=0)
+    table.loc[["s2", "s9"], "condition"] = nothing
+    table.to_csv(tmp_path / "samples.csv", index_label="sample")
+    inputs = [groups / "p.csv", "--samples", tmp_path / "samples.csv", "--groupby", "condition"]
+    said = run("compare", *inputs, "-o", tmp_path / "x.csv", code=1).stderr
+    assert "is missing (NaN) for 2 samples: s2, s9. Fill it in, or leave these samples out." in said
+
+
+def test_samples_of_another_table_are_named(run, groups, tmp_path):
+    pd.DataFrame({"sample": ["x1", "x2"], "condition": ["a", "b"]}).to_csv(tmp_path / "samples.csv", index=False)
+    inputs = [groups / "p.csv", "--samples", tmp_path / "samples.csv", "--groupby", "condition"]
+    said = run("compare", *inputs, "-o", tmp_path / "x.csv", code=1).stderr
+    assert "samples.csv and the samples share no name: samples are ['s0', 's1', 's2']" in said

@@ -14,7 +14,7 @@ def test_notes_of_the_training_libraries_are_silenced(caplog):
 
 
 def test_a_model_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UsageError, match="model does not exist"):
+    with pytest.raises(UsageError, match="model does not exist; expected a folder of `hpvade train`, or .blood."):
         load(tmp_path / "model")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; expected a folder"):

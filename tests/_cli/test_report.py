@@ -19,6 +19,8 @@ def test_what_is_refused(run, files, model, tmp_path):
     pd.DataFrame({"id": ["x"], "group": ["a"]}).to_csv(tmp_path / "samples.csv", index=False)
     samples = ["--samples", tmp_path / "samples.csv"]
     assert "--groupby KEY" in run("report", files.bulk, *page, *samples, code=2).stderr
+    said = run("report", files.bulk, *page, "--groupby", "g", code=2).stderr
+    assert "has no column 'g' for its samples" in said and "Pass --samples TABLE" in said and "hpvade_qc" not in said
     assert "no column 'g'" in run("report", files.bulk, *page, *samples, "--groupby", "g", code=2).stderr
     assert "share no name" in run("report", files.bulk, *page, *samples, "--groupby", "group", code=1).stderr
     assert "ends in .html" in run("report", files.bulk, "--model", model, "-o", tmp_path / "r.pdf", code=2).stderr

@@ -23,6 +23,11 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
         ("Say so with genes='rows' or genes='columns'.", "Say so with --genes-in rows or --genes-in columns."),
         ("Check it with hpvade.tl.check_labels, or", "Check it with `hpvade check-labels`, or"),
         ("`hp.pp.transfer_labels(adata, anchor)` repairs", "`hpvade transfer-labels` repairs"),
+        (
+            "hpvade.pp.transfer_labels(adata, hpvade.datasets.blood_anchor(), labels_key='k', types=['CD4 T', 'NK']).",
+            '`hpvade transfer-labels --labels-key k --type "CD4 T" --type NK`.',
+        ),
+        ("or leave these samples out: `bulk[bulk.obs['g'].notna()].copy()`.", "or leave these samples out."),
         ("max_epochs=5", "--epochs 5"),
         ("gene_factor='stored', and none is stored.", "gene_factor='stored', and none is stored."),
         ("my_file.csv has no column 'cell_type'", "my_file.csv has no column 'cell_type'"),
@@ -41,3 +46,9 @@ def test_the_proposal_to_map_genes():
 
     assert in_words(f"Other names: {MAP_GENES}", OPTIONS) == "Other names: pass --map-genes."
     assert in_words(f"Other names: {MAP_GENES}", {"--layer"}) == f"Other names: {MAP_GENES}"
+
+
+def test_a_table_of_labels_is_an_option():
+    from hpvade.reference._checks import _NO_COLUMNS
+
+    assert in_words(_NO_COLUMNS, {"--obs"}) == "no columns. A table of labels is joined by --obs labels.csv"

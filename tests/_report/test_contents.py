@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from hpvade._report._contents import frame, group_rows, type_rows, verdict
+from hpvade._report._contents import frame, group_rows, reasons, type_rows, verdict
 
 
 def test_wide_and_unsure_types():
@@ -13,6 +13,12 @@ def test_wide_and_unsure_types():
     assert [row["unsure"] for row in rows] == [False, True, False]
     np.testing.assert_allclose([row["width"] for row in rows], [0.4, 0.15, np.nan])
     np.testing.assert_allclose([row["mean"] for row in rows], [0.55, 0.35, 0.1])
+
+
+def test_reasons_are_said_once():
+    said = pd.Series(["shallow", "other", "shallow"], index=["s3", "s1", "s2"])
+    assert reasons(said) == [{"names": ["s3", "s2"], "text": "shallow"}, {"names": ["s1"], "text": "other"}]
+    assert reasons(said[:0]) == []
 
 
 def test_the_verdict():

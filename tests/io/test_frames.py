@@ -56,10 +56,18 @@ def test_gene_names_in_a_column_are_pointed_at():
 
 def test_a_mudata_is_refused_with_its_modalities():
     mdata = MuData({"rna": ad.AnnData(np.ones((2, 3))), "atac": ad.AnnData(np.ones((2, 4)))})
-    with pytest.raises(TypeError, match=r"MuData of rna, atac; expected one modality, as in mdata\['rna'\]"):
+    with pytest.raises(
+        TypeError, match=r"bulk is a MuData of 'rna', 'atac'; expected one of them\. Pass mdata\['rna'\]"
+    ):
         as_bulk(mdata)
 
 
 def test_other_kinds_are_refused():
     with pytest.raises(TypeError, match="ndarray; expected an AnnData or a DataFrame"):
         as_bulk(np.ones((2, 2)))
+
+
+def test_a_path_is_to_be_read_first(tmp_path):
+    for path in ("bulk.tsv", tmp_path / "bulk.tsv"):
+        with pytest.raises(TypeError, match="expected an AnnData or a DataFrame. Read the file first, with hp.io.read"):
+            as_bulk(path)

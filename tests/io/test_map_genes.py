@@ -127,7 +127,7 @@ def test_species_are_told_apart_and_never_mapped_onto_each_other():
     assert mapped.uns["hpvade_gene_map"]["species"] == "mouse"
     assert list(mapped.var_names) == ["Cd3e", "Cd19", "Actb", "Ms4a1", "Lyz2"]
     human = ["CD3E", "CD19", "ACTB", "MS4A1", "LYZ"]
-    with pytest.raises(ValueError, match="are mouse ones, those of `to` human ones"):
+    with pytest.raises(ValueError, match="are mouse ones, and the names to translate to are human ones"):
         hp.pp.map_genes(bulk(mouse), human)
     with pytest.raises(ValueError, match="two species"):
         hp.pp.map_genes(bulk([*mouse, *human]))

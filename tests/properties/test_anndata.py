@@ -81,6 +81,35 @@ def test_cells_of_the_other_kind_are_refused(name, models):
     assert isinstance(outcome["error"], TypeError)
 
 
+NO_MUDATA = ("_manager", *REFUSED)  # None of data that were not set up; refused whatever comes
+OF_ADATA = [name for name in (*BULK, *CELLS) if not name.startswith("RegularizedMultimodalVI")]
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ADATA if not name.endswith(NO_MUDATA)])
+def test_a_mudata_is_refused_with_the_cure(name, models, bulk):
+    mdata = models["pair"](bulk.copy() if name in BULK else models["cells"].copy())
+    with judged(mdata, (), name) as outcome:
+        (BULK | CELLS)[name].run(models, mdata)
+    assert isinstance(outcome["error"], TypeError)
+    assert re.search(
+        r"is a MuData of 'rna', 'atac'; expected one of them\. Pass .*mdata\['rna'\]", str(outcome["error"])
+    )
+
+
+DRAWN = {f"pl.{name}": getattr(hp.pl, name) for name in hp.pl.__all__} | {"report": hp.report}
+
+
+@pytest.mark.parametrize("name", [name for name, f in DRAWN.items() if "AnnData" in str(inspect.signature(f))])
+def test_a_mudata_is_refused_by_plots_and_the_report(name, models, bulk, tmp_path):
+    """Arguments that are needed beside the data are not looked at first."""
+    first, *others = inspect.signature(DRAWN[name]).parameters.values()
+    needed = [p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    arguments = {key: tmp_path / "x.html" if key == "path" else [] for key in needed}
+    assert "AnnData" in str(first.annotation)
+    with pytest.raises(TypeError, match=r"is a MuData of 'rna', 'atac'.*Pass mdata\['rna'\]"):
+        DRAWN[name](models["pair"](bulk.copy()), **arguments)
+
+
 def takes_data(function) -> bool:
     """Whether a function has a parameter for data of the user, perhaps among ``*args``."""
     parameters = inspect.signature(function).parameters.values()

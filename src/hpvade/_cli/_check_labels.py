@@ -46,7 +46,8 @@ def check_labels(
     pairs = None if mapping is None else read_mapping(mapping)
     adata = read_reference(reference, obs, genes_in=genes_in.value)
     if labels_key not in adata.obs:
-        raise UsageError(f"--labels-key {labels_key} is no column of REF.obs; found {', '.join(map(str, adata.obs))}.")
+        shown = ", ".join(map(str, adata.obs)) or "no columns. A table of labels is joined by --obs TABLE"
+        raise UsageError(f"--labels-key {labels_key} is no column of REF.obs; found {shown}.")
     from .._keys import Keys
     from ..tl import check_labels as check
 

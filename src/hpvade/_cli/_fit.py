@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._errors import UsageError
 from ._io import BLOOD, check_input, read_bulk
 from ._progress import training_options
 from ._run import current
@@ -56,6 +57,8 @@ def load(folder: Path, accelerator: str = "auto") -> "HPVADE":
         from ..datasets import blood_model
 
         place = blood_model()
+    if not place.exists():
+        raise UsageError(f"{folder} does not exist; expected a folder of `hpvade train`, or {BLOOD!r}.")
     check_input(place, folder=True)
     from ..models.hpvade._model import HPVADE
 

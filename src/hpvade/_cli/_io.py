@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..io._atomic import install_file, install_folder, partial
+from ..io._modalities import split_path
 from ._errors import UsageError
 from ._run import current, found, read, say, will_write
 
@@ -24,7 +25,7 @@ def read_bulk(path: Path, *, genes: "pd.Index | None" = None, genes_in: str = "a
     from ..io import read_bulk as read_file
 
     bulk = _said(read_file(path, genes=genes_in))
-    read(path)
+    read(split_path(path)[0])
     return bulk if genes is None else map_genes(bulk, genes)
 
 
@@ -50,7 +51,7 @@ def read_reference(path: Path, obs: Path | None = None, *, genes_in: str = "auto
 
     adata = _said(read_file(path, obs, genes=genes_in))
     for one in (path, *([] if obs is None else [obs])):
-        read(one)
+        read(split_path(one)[0])
     return adata
 
 
@@ -94,8 +95,8 @@ def _said(adata: "ad.AnnData") -> "ad.AnnData":
 
 
 def check_exists(path: Path) -> None:
-    """Name what is not there."""
-    if not path.exists():
+    """Name what is not there; ``cells.h5mu/rna`` is, where its file is."""
+    if not split_path(path)[0].exists():
         raise UsageError(f"{path} does not exist.")
 
 
@@ -119,16 +120,17 @@ def rows_of(table: "pd.DataFrame", names: "pd.Index", path: Path) -> "pd.DataFra
 def join_samples(data: "ad.AnnData", samples: Path, keys: Sequence[str]) -> None:
     """Put columns of a table of samples into ``data.obs``."""
     check_input(samples)
-    from ..io._annotation import match_rows, read_obs
+    from ..io._annotation import NOTHING, match_rows, read_obs
 
     read(samples)
     table = read_obs(samples)
     for key in keys:
         if key not in table:
             raise UsageError(f"{samples} has no column {key!r}; its columns are {', '.join(map(str, table.columns))}.")
-    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name)
+    wanted, names, _, _ = match_rows(data.obs_names.astype(str), table, samples.name, "samples")
     for key in keys:
         column = table[key].set_axis(names)
+        column = column.mask(column.astype(str).str.strip().isin(NOTHING))  # an empty cell is no group
         data.obs[key] = column[~column.index.duplicated()].reindex(wanted).to_numpy()
 
 
@@ -157,7 +159,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 def check_input(path: Path, *, folder: bool = False) -> None:
     """Name what is not there, before any work starts."""
     check_exists(path)
-    if path.is_dir() != folder:
+    if path.is_dir() != folder and split_path(path)[1] is None:
         raise UsageError(f"{path} is a {'file' if folder else 'folder'}; expected a {'folder' if folder else 'file'}.")
 
 

@@ -95,6 +95,11 @@ def report(
     trained, data = load_with_bulk(model, bulk, **how)
     if samples is not None:
         join_samples(data, samples, [key for key in (groupby, *(covariates or []), paired) if key is not None])
+    if groupby is not None and groupby not in data.obs:
+        raise UsageError(
+            f"{bulk} has no column {groupby!r} for its samples; found {', '.join(data.obs) or 'none'}. Pass --samples "
+            "TABLE with it."
+        )
     if truth is not None:
         data.obsm[_TRUTH] = rows_of(read_table(truth), data.obs_names, truth)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}

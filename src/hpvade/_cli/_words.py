@@ -21,11 +21,13 @@ _ELSEWHERE = re.compile(
     r"( to `deconvolve`)?\. Elsewhere, take `hp\.pp\.map_genes\([^`]*\)` with the names of the reference"
 )
 _COMMANDS = ("check_labels", "transfer_labels", "compare_groups", "diagnose", "evaluate", "solve")
-_CALL = re.compile(rf"`?\b(?:hp|hpvade)\.(?:tl|pp)\.({'|'.join(_COMMANDS)})\b(?:\([^()]*\))?`?")
+_CALL = re.compile(rf"`?\b(?:hp|hpvade)\.(?:tl|pp)\.({'|'.join(_COMMANDS)})\b(?:\(((?:[^()]|\([^()]*\))*)\))?`?")
+_REPEATED = {"types": "--type"}  # lists are options that may come again
 _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANCHOR"}
 _NAMES = {"var_names": "the genes of {}", "obs_names": "the rows of {}"}
 _OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)\.(obs|var|X|raw|layers|obsm|varm|var_names|obs_names)\b")
 # remedies that only Python has, beside one that the command line has
+_SELECTION = re.compile(r": `bulk\[bulk\.obs\[[^`]*`")
 _ONLY_PYTHON = re.compile(r", or keep its first with `[^`]*`(?:\. `var_names_make_unique` would hide them)?")
 
 
@@ -41,15 +43,19 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     """
     if "--map-genes" in options:
         text = _MAP_GENES.sub("--map-genes", _ONLY_PYTHON.sub("", _ELSEWHERE.sub("", text)))
-    text = _CALL.sub(_command, text)
+    text = _CALL.sub(_command, _SELECTION.sub("", text))
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
     return "`".join(part if i % 2 else _OBJECT.sub(_object, part) for i, part in enumerate(text.split("`")))
 
 
 def _command(match: re.Match) -> str:
-    name = "compare" if match[1] == "compare_groups" else match[1].replace("_", "-")
-    return f"`hpvade {name}`"
+    words = ["hpvade", "compare" if match[1] == "compare_groups" else match[1].replace("_", "-")]
+    for pair in _PAIR.finditer(match[2] or ""):
+        option = _REPEATED.get(pair["name"], "--" + pair["name"].replace("_", "-"))
+        values = re.findall(r"'([^']*)'", pair["value"]) if pair["value"][0] == "[" else [pair["value"].strip("'\"")]
+        words += [word for value in values for word in (option, value if " " not in value else f'"{value}"')]
+    return f"`{' '.join(words)}`"
 
 
 def _object(match: re.Match) -> str:

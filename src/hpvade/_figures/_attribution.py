@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from .._text import listed
+from .._text import check_adata, listed
 from ._finish import finished
 
 
@@ -115,6 +115,7 @@ def attribution_scatter(
     columns = [f"{name}_decoder_total_attr" for name in modalities]
     if len(modalities) == 2:
         columns.append("log2_{}_vs_{}_attr".format(*modalities))
+    check_adata(adata, "adata")
     if missing := [name for name in columns if name not in adata.obs.columns]:
         raise ValueError(f"adata.obs has no {missing}: call `model.store_attribution_results(adata)` first.")
     if basis not in adata.obsm:

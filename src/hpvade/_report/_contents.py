@@ -48,7 +48,8 @@ def contents(
         "messages": [str(message) for message in summary["messages"]],
         "types": types,
         "type_names": [str(name) for name in table.columns],
-        "samples": sample_rows(bulk, table, lower, upper, flagged),
+        "samples": sample_rows(table, lower, upper, flagged),
+        "reasons": reasons(bulk.obs[Keys.diagnosis(Keys.DIAGNOSIS, "verdict")][flagged]),
         "similar": similar(summary),
         "merges": summary["merges"].to_dict("records") if "merges" in summary else [],
         "composition": figures.composition(table),
@@ -105,18 +106,24 @@ def type_rows(table: pd.DataFrame, lower: pd.DataFrame, upper: pd.DataFrame) -> 
     return rows
 
 
-def sample_rows(bulk: AnnData, table, lower, upper, flagged: np.ndarray) -> list[dict]:
-    verdicts = bulk.obs[Keys.diagnosis(Keys.DIAGNOSIS, "verdict")].astype(str)
+def sample_rows(table, lower, upper, flagged: np.ndarray) -> list[dict]:
     bounds = [frame.reindex(columns=table.columns).to_numpy() for frame in (lower, upper)]
     return [
         {
             "name": str(name),
             "flagged": bool(flagged[i]),
-            "verdict": verdicts.iloc[i],
             "cells": list(zip(table.iloc[i].tolist(), bounds[0][i].tolist(), bounds[1][i].tolist(), strict=True)),
         }
         for i, name in enumerate(table.index)
     ]
+
+
+def reasons(verdicts: pd.Series) -> list[dict]:
+    """What is said of samples, each text once with the names of the samples that it is said of, in their order."""
+    names: dict[str, list[str]] = {}
+    for name, text in verdicts.items():
+        names.setdefault(str(text), []).append(str(name))
+    return [{"names": of, "text": text} for text, of in names.items()]
 
 
 def similar(summary: Mapping) -> dict:

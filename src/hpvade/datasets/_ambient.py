@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .._text import check_adata
 from ..io._rows import in_memory, iter_rows, pick_matrix, refuse_bad_values
 from ..reference._checks import check_column
 
@@ -63,6 +64,7 @@ def plant_ambient(
     """
     if not len(fractions) or not all(0 <= share < 1 for share in fractions):
         raise ValueError(f"fractions={fractions}; expected shares of at least 0 and below 1.")
+    check_adata(adata, "adata")
     check_column(in_memory(adata.obs), "labels_key", labels_key)
     X, name = pick_matrix(adata, None, "adata")
     for rows, block in iter_rows(X):

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed, warn
+from .._text import check_adata, listed, warn
 from ..io._names import named
 
 
@@ -93,8 +93,12 @@ def compare(
 
 def table(bulk: AnnData, key: str) -> pd.DataFrame:
     """The samples x types table ``bulk.obsm[key]``, or an error that says what is missing."""
+    check_adata(bulk, "bulk")
     if key not in bulk.obsm:
-        raise KeyError(f"bulk.obsm has no {key!r}; it has {listed(bulk.obsm)}.")
+        raise KeyError(
+            f"bulk.obsm has no {key!r}; it has {listed(bulk.obsm)}. `model.deconvolve(bulk)` stores predictions there; "
+            "measured proportions are yours to store, as a DataFrame."
+        )
     value = bulk.obsm[key]
     if not isinstance(value, pd.DataFrame):
         raise TypeError(

@@ -10,11 +10,16 @@ from ._text_tables import Cells, looks_numeric, to_numbers
 
 LANE = r"-\d+$"
 
-_NOTHING = {"", "NA", "NaN", "nan"}
+NOTHING = {"", "NA", "NaN", "nan"}
 
 
-def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Index, object, str]:
-    """Names of the cells and of the rows of `table` in one spelling, and the column that holds them."""
+def match_rows(
+    cells: pd.Index, table: pd.DataFrame, name: str, rows: str = "cells"
+) -> tuple[pd.Index, pd.Index, object, str]:
+    """Names of the cells and of the rows of `table` in one spelling, and the column that holds them.
+
+    `rows` is what the cells are called in the error.
+    """
     candidates = [(None, table.index.astype(str)), *((key, pd.Index(table[key].astype(str))) for key in table)]
     bare = cells.str.replace(LANE, "", regex=True)
     for shorten, how in ((False, ""), (True, " without the number behind their barcodes")):
@@ -26,9 +31,9 @@ def match_rows(cells: pd.Index, table: pd.DataFrame, name: str) -> tuple[pd.Inde
         if wanted.isin(names).any():
             return wanted, names, key, how
     raise ValueError(
-        f"{name} and the cells share no name: cells are {list(cells[:3])}, the columns of {name} begin with "
-        f"{ {str(key): str(names[0]) for key, names in candidates[1:5] if len(names)} }. Write the barcodes as the "
-        "matrix does."
+        f"{name} and the {rows} share no name: {rows} are {list(cells[:3])}, the columns of {name} begin with "
+        f"{ {str(key): str(names[0]) for key, names in candidates[1:5] if len(names)} }. One column must "
+        f"have the names of the {rows}."
     )
 
 
@@ -74,7 +79,7 @@ def read_numbers(path: Path) -> pd.DataFrame:
     for index, what in ((names, "sample"), (columns, "column")):
         if index.has_duplicates:
             raise ValueError(f"{path} has the {what} {index[index.duplicated()][0]!r} more than once. Rename one.")
-    empty = cells.rows.iloc[:, 1:].apply(lambda cell: cell.isna() | cell.astype(str).str.strip().isin(_NOTHING))
+    empty = cells.rows.iloc[:, 1:].apply(lambda cell: cell.isna() | cell.astype(str).str.strip().isin(NOTHING))
     given = ~(empty.all(axis=1) & (len(columns) > 1)).to_numpy()
     values = np.full((len(names), len(columns)), np.nan)
     values[given] = to_numbers(cells.rows.iloc[given, 1:], names[given], columns, path.name)[0]

@@ -4,7 +4,7 @@ import pandas as pd
 from anndata import AnnData
 from pandas.api.types import is_numeric_dtype
 
-from .._text import listed
+from .._text import check_adata, listed
 
 
 def as_bulk(bulk) -> AnnData:
@@ -22,16 +22,10 @@ def as_bulk(bulk) -> AnnData:
     >>> as_bulk(pd.DataFrame({"CD3E": [1, 2], "MS4A1": [3, 4]}, index=["s1", "s2"])).shape
     (2, 2)
     """
-    if isinstance(bulk, AnnData):
-        return bulk
     if isinstance(bulk, pd.DataFrame):
         return _of_frame(bulk)
-    if type(bulk).__name__ == "MuData":  # not imported for the question
-        names = list(bulk.mod)
-        raise TypeError(f"The bulk is a MuData of {listed(names)}; expected one modality, as in mdata[{names[0]!r}].")
-    raise TypeError(
-        f"The bulk is a {type(bulk).__qualname__}; expected an AnnData or a DataFrame, both of samples x genes."
-    )
+    check_adata(bulk, "The bulk", frame=True)
+    return bulk
 
 
 def _of_frame(table: pd.DataFrame) -> AnnData:

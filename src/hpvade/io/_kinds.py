@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 from anndata import AnnData, read_h5ad, read_zarr
 
+from ._modalities import read_modality, split_path
 from ._text_tables import _READ, Cells, parse_cells, read_cells
 
 _REFUSED = {
@@ -36,7 +37,7 @@ def as_path(path) -> Path:
 
 
 def file_kind(path: Path) -> str:
-    """``"h5ad"``, ``"10x_h5"``, ``"zarr"``, ``"10x_mtx"``, ``"folder"``, ``"xlsx"`` or ``"text"``.
+    """``"h5ad"``, ``"mudata"``, ``"10x_h5"``, ``"zarr"``, ``"10x_mtx"``, ``"folder"``, ``"xlsx"`` or ``"text"``.
 
     Raises
     ------
@@ -45,9 +46,14 @@ def file_kind(path: Path) -> str:
     ValueError
         The file is of a kind that is not read; the message says of which one.
     """
-    if not path.exists():
+    file, modality = split_path(path)
+    if not file.exists() or (modality is not None and file_kind(file) != "mudata"):
         raise FileNotFoundError(f"{path} does not exist.")
+    if modality is not None:
+        return "mudata"
     if path.is_dir():
+        if (path / "mod").is_dir() and (path / "obs").is_dir():
+            return "mudata"
         if any((path / name).exists() for name in (".zgroup", ".zattrs", "zarr.json")):
             return "zarr"
         return "10x_mtx" if any(path.glob("*matrix.mtx*")) else "folder"
@@ -55,7 +61,7 @@ def file_kind(path: Path) -> str:
         start = stream.read(2048)
     if not start:
         raise ValueError(f"{path} is empty (0 bytes). Copy or write it again.")
-    if start[:4] == b"\x89HDF":
+    if b"\x89HDF" in (start[:4], start[512:516]):  # an h5mu file says what it is in the first 512 bytes
         return _hdf5_kind(path)
     if start[:4] == b"PK\x03\x04":
         if path.suffix.lower() == ".xlsx" or b"[Content_Types].xml" in start or b"xl/" in start:
@@ -79,6 +85,8 @@ def _hdf5_kind(path: Path) -> str:
                 raise ValueError(f"{path} is a loom file; write it as .h5ad, as with scanpy.read_loom. {_READ}")
             if "matrix" in file or any("barcodes" in file[name] for name in file if isinstance(file[name], h5py.Group)):
                 return "10x_h5"
+            if {"mod", "obs"} <= set(file):
+                return "mudata"
             if "X" in file or {"obs", "var"} <= set(file):
                 return "h5ad"
             found = ", ".join(list(file)[:6])
@@ -88,7 +96,9 @@ def _hdf5_kind(path: Path) -> str:
 
 
 def read_whole(path: Path, kind: str) -> AnnData:
-    """The AnnData in an h5ad file or a zarr folder; an error names the file."""
+    """The AnnData in an h5ad file or a zarr folder, or one modality of a MuData; an error names the file."""
+    if kind == "mudata":
+        return read_modality(*split_path(path))
     try:
         return read_zarr(path) if kind == "zarr" else read_h5ad(path)
     except Exception as error:

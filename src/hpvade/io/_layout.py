@@ -7,6 +7,7 @@ from pathlib import PurePath
 import numpy as np
 import pandas as pd
 
+from .._text import listed
 from ._gene_map import gene_likeness
 from ._text_tables import Cells, is_number, looks_numeric, to_numbers
 
@@ -242,7 +243,7 @@ def _sample_names(names: list[str], name: str, notes: list[str]) -> pd.Index:
     index = pd.Index([sample if sample else f"column_{i}" for i, sample in enumerate(names, 1)])
     twice = index[index.duplicated()].unique()
     if len(twice):
-        raise ValueError(f"{name} has {len(twice)} samples more than once, such as {list(twice[:3])}. Rename them.")
+        raise ValueError(f"{name} names samples more than once: {listed(map(repr, twice), 3)}. Rename them.")
     return index
 
 

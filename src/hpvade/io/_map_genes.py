@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys
-from .._text import listed, warn
+from .._text import check_adata, is_mudata, listed, warn
 from ._frames import as_bulk
 from ._gene_map import PREFIX, add_up, find_genes, find_species, gene_table, match_genes
 from ._rows import pick_matrix
@@ -72,7 +72,10 @@ def map_genes(
     """
     if duplicates not in ("sum", "first", "error"):
         raise ValueError(f"duplicates={duplicates!r}; expected 'sum', 'first' or 'error'.")
+    check_adata(adata, "adata", frame=True)
     adata = as_bulk(adata)
+    if is_mudata(to):
+        check_adata(to, "to")
     names = adata.var_names.astype(str)
     wanted = None if isinstance(to, str) else _names_of(to)
     species = _species(names, species, wanted)
@@ -119,8 +122,8 @@ def _species(names: pd.Index, species: str | None, wanted: pd.Index | None) -> s
         )
     if there not in (None, "mixed", here):
         raise ValueError(
-            f"The genes are {here} ones, those of `to` {there} ones. Species are never mapped onto each other "
-            "silently: translate to orthologs first, or take a reference of the same species."
+            f"The genes are {here} ones, and the names to translate to are {there} ones. Species are never mapped onto "
+            "each other silently: translate to orthologs first, or take a reference of the same species."
         )
     return here
 

@@ -32,7 +32,7 @@ def read_bulk(
     Parameters
     ----------
     path
-        The file; a list of files, or a folder, with one sample each.
+        The file; a list of files, or a folder, with one sample each. ``"samples.h5mu/rna"`` is a modality of a MuData.
     genes
         Whether genes are the rows or the columns of a table; told by their names by default.
     sheet
@@ -73,7 +73,7 @@ def read_bulk(
         return _of_files([as_path(one) for one in path], genes)
     path = as_path(path)
     kind = file_kind(path)
-    if kind in ("h5ad", "zarr"):
+    if kind in ("h5ad", "zarr", "mudata"):
         return read_whole(path, kind)
     if kind in ("10x_h5", "10x_mtx"):
         raise ValueError(f"{path} holds single cells (10x); read them with hp.io.read_reference.")

@@ -33,6 +33,7 @@ def read_reference(
     path
         An h5ad file or zarr folder; a 10x folder (matrix, features or genes, barcodes; also with a prefix, as GEO has
         them) or its ``matrix.mtx``; a 10x h5 file; or a table (csv, tsv, xlsx; gzipped or not) of cells and genes.
+        ``"cells.h5mu/rna"`` is one modality of a MuData, with the columns that only the MuData's obs has.
     obs
         A table with one row per cell, or its file: cells are found in the column that holds most of their names.
     genes
@@ -70,7 +71,7 @@ def read_reference(
     """
     path = as_path(path)
     kind = file_kind(_folder_of_matrix(path))
-    if kind in ("h5ad", "zarr"):
+    if kind in ("h5ad", "zarr", "mudata"):
         adata = read_whole(path, kind)
     elif kind in ("10x_h5", "10x_mtx"):
         adata = _read_10x(path, kind)

@@ -15,6 +15,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from .._text import check_adata, is_mudata, mudata_of, usual_modality
 from ..io._atomic import locked
 from ._card import write_card
 from ._device import choose_device
@@ -33,6 +34,24 @@ class BaseModel(BaseModelClass):
     ``self.init_params_ = self._get_init_params(locals())``. Every attribute of the instance whose name ends with an
     underscore is saved; see :func:`hpvade.models._encoding.encode` for the types it may hold.
     """
+
+    def __init__(self, adata: AnnData | MuData | None = None, registry: dict | None = None):
+        super().__init__(self._own_modality(adata), registry)
+
+    @classmethod
+    def _own_modality(cls, adata: AnnData | MuData | None) -> AnnData | MuData | None:
+        """Of a MuData, the modality that was set up, unless the family takes the MuData itself."""
+        if not is_mudata(adata) or hasattr(cls, "setup_mudata"):
+            return adata
+        ids = {name: part.uns.get("_scvi_uuid") for name, part in adata.mod.items()}
+        found = [name for name, own in ids.items() if own is not None and own in cls._setup_adata_manager_store]
+        if len(found) == 1:
+            return adata.mod[found[0]]
+        one = (found or [usual_modality(adata.mod)])[0]
+        raise ValueError(
+            f"adata is {mudata_of(adata.mod)}, of which {len(found)} were set up; expected one. Run "
+            f"{cls.__name__}.setup_anndata(mdata, modality={one!r}, ...) first, or pass mdata[{one!r}]."
+        )
 
     def save(
         self,
@@ -118,8 +137,8 @@ class BaseModel(BaseModelClass):
         dir_path
             The folder.
         adata
-            AnnData with the genes of the model in the same order. None takes the one saved with the model, if any;
-            False loads without data.
+            AnnData with the genes of the model in the same order, or a MuData where the model was set up with one. None
+            takes what was saved with the model, if anything; False loads without data.
         accelerator
             "auto", "cpu", "gpu" or "mps".
         device
@@ -156,9 +175,13 @@ class BaseModel(BaseModelClass):
         registry, attributes = document["registry_"], document["attributes"]
         if adata is not None:
             with _named(dir_path, cls, all_errors=own):
-                refuse_other_genes(adata, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
+                part, modality = adata, registry["setup_args"].get("modality")
+                if is_mudata(adata) and modality in adata.mod:
+                    part = adata.mod[modality]
+                refuse_other_genes(part, document["var_names"], f"{cls.__name__}.load({str(dir_path)!r}, adata=False)")
                 setup = getattr(cls, registry["setup_method_name"])  # one of the two that there are
                 setup(adata, source_registry=registry, **registry["setup_args"])
+                adata = part
         with _named(dir_path, cls):
             model = cls(adata, registry=registry, **_init_arguments(attributes["init_params_"]))
             for name, value in attributes.items():
@@ -181,8 +204,9 @@ class BaseModel(BaseModelClass):
         if adata is None:
             self._require_data()
         elif not isinstance(adata, kind := self._data_kind()):
-            expected = "a MuData" if kind is MuData else "an AnnData"
-            raise TypeError(f"found a {type(adata).__qualname__}; expected {expected}, as at setup.")
+            if kind is AnnData:
+                check_adata(adata, "adata")
+            raise TypeError(f"found a {type(adata).__qualname__}; expected a MuData, as at setup.")
         elif adata is not self.adata:
             refuse_other_genes(adata, self.get_var_names(), "model")
         if isinstance(adata, AnnData) and adata.is_view and copy_if_view:

@@ -4,16 +4,18 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
+from .._text import check_adata
+
 
 def refuse_other_genes(adata: AnnData | MuData, genes: np.ndarray | dict, model: str) -> None:
     """Raise ValueError unless the genes of `adata` are `genes` in the same order; `model` is how to write the model.
 
     For a MuData `genes` is a dict with those of every modality in use.
     """
-    if isinstance(adata, MuData) != isinstance(genes, dict):
-        raise TypeError(
-            f"found a {type(adata).__name__}; expected {'a MuData' if isinstance(genes, dict) else 'an AnnData'}."
-        )
+    if not isinstance(genes, dict):
+        check_adata(adata, "adata")
+    elif not isinstance(adata, MuData):
+        raise TypeError(f"found a {type(adata).__name__}; expected a MuData.")
     if isinstance(genes, dict):
         if absent := [name for name in genes if name not in adata.mod]:
             raise ValueError(f"mdata has no modalities {absent}; it has {list(adata.mod)}.")

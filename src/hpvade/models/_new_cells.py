@@ -8,6 +8,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.data.fields import LayerField
 
+from .._text import check_adata
 from ..io._rows import iter_rows, pick_matrix, refuse_bad_values, use_sparse_matrix
 
 _SLOTS = ("uns", "obsm", "layers")
@@ -29,6 +30,8 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
         inner = getattr(field, "adata_field", field)
         if not isinstance(inner, LayerField):
             continue
+        if inner is field:
+            check_adata(data, "adata")
         part = data if inner is field else field.get_modality(data)
         name = "adata" if inner is field else f"mdata[{field.mod_key!r}]"
         if part.is_view:

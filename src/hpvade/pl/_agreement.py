@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from .._figures._finish import finished
 from .._figures._palette import BASE
 from .._keys import Keys
+from .._text import check_adata
 from ..evaluation import _metrics as metrics
 from ..evaluation._align import compare, mapping_of, table
 
@@ -71,6 +72,7 @@ def agreement(
     >>> [ax.get_title() for ax in fig.axes]
     ['T', 'B']
     """
+    check_adata(data, "data", frame=True)
     if isinstance(data, AnnData):
         prediction = table(data, key)
         mapping = mapping_of(data, truth_key, mapping)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .._figures._finish import finished
 from .._figures._palette import BASE
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 from ..tl._verdict import PERCENTILE, UNEXPLAINED
 
 _MAX_NAMED = 40  # above it, names of samples cannot be read
@@ -63,6 +63,7 @@ def diagnostics(
     >>> fig = diagnostics(bulk)  # doctest: +SKIP
     """
     columns = {name: Keys.diagnosis(key, name) for name in ("percentile", "unexplained", "flagged")}
+    check_adata(bulk, "bulk")
     missing = [column for column in columns.values() if column not in bulk.obs]
     if key not in bulk.uns or missing:
         what = f"no uns[{key!r}]" if key not in bulk.uns else f"no obs columns {listed(missing)}"

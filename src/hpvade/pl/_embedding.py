@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from .._figures._finish import finished
 from .._figures._palette import categories, colours, stored_palette
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 
 
 def embedding(
@@ -67,6 +67,7 @@ def embedding(
     >>> [text.get_text() for text in embedding(adata, color="type").get_legend().get_texts()]
     ['B', 'T']
     """
+    check_adata(adata, "adata")
     if basis not in adata.obsm:
         raise KeyError(f"adata.obsm has no {basis!r}: train or embed first. It has {listed(adata.obsm)}.")
     points = np.asarray(adata.obsm[basis])

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from .._figures._finish import finished
 from .._figures._palette import Palette, categories, colours, stored_palette
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 
 _COLUMNS = ["type", "group", "reference", "log2_ratio", "log2_lower", "log2_upper", "fdr"]
 
@@ -111,6 +111,7 @@ def groups(
 
 def _table(data: AnnData | pd.DataFrame, key: str, palette: Palette | None) -> tuple[pd.DataFrame, dict]:
     """The results, and the colour of every group."""
+    check_adata(data, "data", frame=True)
     if isinstance(data, AnnData):
         if key not in data.uns:
             raise KeyError(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .._figures._finish import finished
 from .._figures._palette import Palette, colours, stored_palette
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 from ..evaluation._align import predicted
 from ..evaluation._align import table as table_of
 
@@ -76,6 +76,7 @@ def intervals(
     >>> fig.axes[0].get_title()
     'T: 1 of 1'
     """
+    check_adata(data, "data", frame=True)
     table = _of_bulk(data, key) if isinstance(data, AnnData) else data
     if table.columns.nlevels != 2 or not set(_BOUNDS) <= set(table.columns.get_level_values(1)):
         raise ValueError(

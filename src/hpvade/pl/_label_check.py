@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from .._figures._finish import finished
 from .._figures._palette import BASE
 from .._keys import Keys
+from .._text import check_adata
 
 _FLAGGED = BASE[3]
 
@@ -58,6 +59,7 @@ def label_check(
     >>> hp.tl.check_labels(adata, "cell_type")
     >>> fig = hp.pl.label_check(adata)
     """
+    check_adata(adata, "adata")
     if key not in adata.uns:
         raise KeyError(
             f"The reference has no uns[{key!r}]. Run hpvade.tl.check_labels(adata, labels_key, key_added={key!r}) "

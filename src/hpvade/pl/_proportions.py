@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from .._figures._finish import finished
 from .._figures._palette import N_COLOURS, Palette, categories, colours, stored_palette
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 from ..evaluation._align import predicted, table
 from ._heat_map import heat_map
 from ._strips import strips
@@ -80,6 +80,7 @@ def proportions(
     >>> [label.get_text() for label in ax.get_xticklabels()]
     ['s2', 's1']
     """
+    check_adata(data, "data", frame=True)
     values = table(data, key) if isinstance(data, AnnData) else data
     groups = None if groupby is None else _groups(data, values.index, groupby)
     if kind is None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from .._figures._finish import finished
 from .._keys import Keys
-from .._text import listed
+from .._text import check_adata, listed
 from ..evaluation._align import named
 
 
@@ -60,6 +60,7 @@ def signatures(
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['MS4A1', 'CD3D']
     """
+    check_adata(data, "data", frame=True)
     if isinstance(data, AnnData):
         if key not in data.varm:
             raise KeyError(f"data.varm has no {key!r}: train the model first. It has {listed(data.varm)}.")

@@ -31,7 +31,7 @@ def add_sorted_profiles(
     Parameters
     ----------
     sums
-        Sums of cells x genes, see :func:`summarize`.
+        Sums of cells x genes, see :func:`~hpvade.pp.summarize`.
     profiles
         Genes x profiles (DataFrame) or profiles x genes (AnnData), linear scale and divided by gene length where the
         protocol is full-length: TPM. Several of one type are averaged.

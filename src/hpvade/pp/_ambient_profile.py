@@ -42,8 +42,10 @@ def ambient_profile(raw: AnnData, *, max_counts: int = 100, batch_key: str | Non
     import pandas as pd
     from scipy import sparse
 
+    from .._text import check_adata
     from ..io._rows import in_memory, iter_rows, pick_matrix, refuse_bad_values
 
+    check_adata(raw, "raw")
     X, name = pick_matrix(raw, layer, "raw")
     if batch_key is not None and batch_key not in raw.obs:
         raise KeyError(f"batch_key={batch_key!r} is not a column of raw.obs; found {list(raw.obs)}.")

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._text import warn
+from .._text import check_adata, warn
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
 _MANY = 1000  # values above zero; in so many counts some are above 1, in any protocol
+_NO_COLUMNS = "no columns. A table of labels is joined by hp.io.read_reference(..., obs='labels.csv')"
 _LOGGED_MAX = 20  # single-cell values on a log scale stay below; log2 of a million is 20
 
 
@@ -123,13 +124,7 @@ def _check_cells(
 
 
 def _check_own(adata: AnnData) -> None:
-    if not isinstance(adata, AnnData):
-        is_mudata = type(adata).__name__ == "MuData"  # not imported for the question
-        of = f" of {', '.join(map(repr, adata.mod))}" if is_mudata else ""
-        raise TypeError(
-            f"The reference is a {type(adata).__qualname__}{of}; expected an AnnData. "
-            "Pass one modality of a MuData, as in mdata['rna']."
-        )
+    check_adata(adata, "The reference")
     if adata.is_view:
         fix = "adata = adata.to_memory()" if adata.isbacked else "adata = adata.copy()"
         raise ValueError(f"The reference is a view of another AnnData; expected one of its own. Run `{fix}` first.")
@@ -147,7 +142,7 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
     """
     if not isinstance(key, Hashable) or key not in obs.columns:
         shown = ", ".join(map(repr, obs.columns[:20])) + (", ..." if len(obs.columns) > 20 else "")
-        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or 'no columns'}.")
+        raise KeyError(f"{argument}={key!r} is not a column of adata.obs; found {shown or _NO_COLUMNS}.")
     names = obs[key].cat.categories if isinstance(obs[key].dtype, pd.CategoricalDtype) else obs[key].dropna()
     kinds = {isinstance(value, str) for value in names} if names.dtype == object else ()
     if len(kinds) > 1 and not numbers:

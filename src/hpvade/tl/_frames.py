@@ -87,7 +87,7 @@ def proportions_adata(bulk: AnnData, key: str = Keys.PROPORTIONS, *, n_cells: in
     Parameters
     ----------
     bulk
-        Samples with proportions in ``obsm[key]``, bounds as in :func:`proportions_frame`.
+        Samples with proportions in ``obsm[key]``, bounds as in :func:`~hpvade.tl.proportions_frame`.
     key
         The proportions.
     n_cells

@@ -5,6 +5,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from .._text import check_adata
 from ..evaluation._metrics import pearson
 from ..io._rows import iter_rows, pick_matrix, refuse_bad_values
 
@@ -44,6 +45,8 @@ def evaluate_generation(
     >>> evaluate_generation(cells, cells)["median"].tolist()
     [0.0, 0.0]
     """
+    for name, adata in (("generated", generated), ("real", real)):
+        check_adata(adata, name)
     if not np.array_equal(generated.var_names, real.var_names):
         raise ValueError(
             f"generated has {generated.n_vars} genes, real {real.n_vars}, or in another order; expected the same: "

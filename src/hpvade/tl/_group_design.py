@@ -76,7 +76,7 @@ def _complete(obs: pd.DataFrame, name: str) -> None:
     if (missing := obs.index[obs[name].isna()]).size:
         raise ValueError(
             f"bulk.obs[{name!r}] is missing (NaN) for {len(missing)} samples: {listed(missing)}. Fill it in, or leave "
-            f"them out: bulk[bulk.obs[{name!r}].notna()].copy()."
+            f"these samples out: `bulk[bulk.obs[{name!r}].notna()].copy()`."
         )
 
 

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
+from .._text import check_adata
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import iter_rows, pick_matrix, refuse_bad_values
 from ..models.ambient._covariates import check_nesting
@@ -59,6 +60,7 @@ def marker_genes(adata: AnnData, groupby: str, *, layer: str | None = None) -> l
     >>> marker_genes(adata, "cluster")
     ['0']
     """
+    check_adata(adata, "adata")
     if groupby not in adata.obs.columns:
         raise KeyError(f"groupby={groupby!r} is not a column of adata.obs; found {list(adata.obs.columns)}.")
     groups = pd.Categorical(adata.obs[groupby])
@@ -134,6 +136,7 @@ def neighbourhood_correlation(
     ValueError
         Markers are absent from `var_names`; a library spans data sets; no library is named.
     """
+    check_adata(adata, "adata")
     keys = _technical_keys(adata, library_key, dataset_key, technical_covariate_keys)
     if connectivities_key not in adata.obsp:
         raise KeyError(_no_graph(adata, connectivities_key))
@@ -167,7 +170,8 @@ def neighbourhood_correlation(
 def random_baseline(
     adata: AnnData, *, connectivities_key: str = "connectivities", seed: int = 0, **kwargs
 ) -> pd.DataFrame:
-    """:func:`neighbourhood_correlation` on a random graph with the same number of neighbours for every cell."""
+    """:func:`~hpvade.tl.neighbourhood_correlation` on a random graph with the same number of neighbours each."""
+    check_adata(adata, "adata")
     if connectivities_key not in adata.obsp:
         raise KeyError(_no_graph(adata, connectivities_key))
     W = sparse.csr_matrix(adata.obsp[connectivities_key], copy=True)
@@ -180,7 +184,7 @@ def random_baseline(
 
 
 def summarize_neighbourhoods(table: pd.DataFrame) -> pd.Series:
-    """Headline metrics and composite scores of a table of :func:`neighbourhood_correlation`.
+    """Headline metrics and composite scores of a table of :func:`~hpvade.tl.neighbourhood_correlation`.
 
     Medians ``corr_within_library``, ``corr_cross_library``, ``corr_cross_dataset``, ``cross_technical_correlation``,
     their gaps to within, and ``distrib_overlap`` of cross against within. Without data sets, cross library is between
@@ -191,7 +195,7 @@ def summarize_neighbourhoods(table: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     table
-        What :func:`neighbourhood_correlation` returned.
+        What :func:`~hpvade.tl.neighbourhood_correlation` returned.
     """
     isolated = table.attrs.get("isolation", {})
     mask = {"library": "cross_library" if "corr_avg_cross_library" in table else "between_libraries"}
@@ -230,7 +234,7 @@ def stratified_summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataF
     Parameters
     ----------
     table
-        What :func:`neighbourhood_correlation` returned, with more columns if need be.
+        What :func:`~hpvade.tl.neighbourhood_correlation` returned, with more columns if need be.
     by
         Columns to group by; cells with a missing value are left out.
 

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._text import check_adata
 from ..evaluation._metrics import pearson
 from ..io._rows import in_memory
 from ..reference._checks import check_column
@@ -50,6 +51,8 @@ def evaluate_perturbation(
     control = model._control_name(None)
     adata = model._require_data() if adata is None else adata
     reference = model._require_data() if reference is None else reference
+    for name, cells in (("adata", adata), ("reference", reference)):
+        check_adata(cells, name)
     observed, n_cells = _profiles(model, adata)
     known, n_known = _profiles(model, reference)
     shifts = {

@@ -98,7 +98,7 @@ def test_rv_27_cells_without_counts_are_counted_by_library(rna):
 def test_views_and_other_objects_are_refused(rna, mdata):
     with pytest.raises(ValueError, match="is a view"):
         Single.setup_anndata(rna[:5], batch_key="batch")
-    with pytest.raises(TypeError, match="is a MuData; expected an AnnData"):
+    with pytest.raises(TypeError, match="is a MuData of 'rna', 'atac'; expected one of them"):
         Single.setup_anndata(mdata, batch_key="batch")
     with pytest.raises(TypeError, match="is a AnnData; expected a MuData"):
         Multi.setup_mudata(rna, batch_key="batch")

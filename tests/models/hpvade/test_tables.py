@@ -52,15 +52,31 @@ def test_diagnose_and_solve_of_a_table_return_an_anndata(trained):
     assert list(table.columns) == list(bulk.var_names)
 
 
-def test_one_modality_of_a_mudata_is_asked_for_and_works(trained, planted):
-    adata, bulk = planted()
+def test_bulk_in_a_mudata(trained, planted):
+    """Results are written to the modality; what comes after takes the modality, and says so."""
+    bulk = planted()[1]
+    expected = trained.model.deconvolve(bulk.copy())
     mdata = MuData({"rna": bulk, "other": ad.AnnData(np.ones((12, 2)), obs=bulk.obs[[]])})
-    with pytest.raises(TypeError, match=r"MuData of rna, other; expected one modality, as in mdata\['rna'\]"):
+    with pytest.raises(
+        TypeError, match=r"'rna', 'other'; expected one of them. Pass modality='rna', or mdata\['rna'\]"
+    ):
         trained.model.deconvolve(mdata)
-    found = trained.model.deconvolve(mdata["rna"])
-    pd.testing.assert_frame_equal(mdata["rna"].obsm["hpvade_proportions"], found)
-    cells = MuData({"rna": adata, "protein": ad.AnnData(np.ones((480, 2)), obs=adata.obs[[]])})
-    with pytest.raises(TypeError, match=r"MuData of 'rna', 'protein'; expected an AnnData.*mdata\['rna'\]"):
-        hp.HPVADE.setup_anndata(cells, labels_key="cell_type")
-    hp.HPVADE.setup_anndata(cells["rna"], labels_key="cell_type")
-    assert hp.HPVADE(cells["rna"]).adata is cells["rna"]
+    found = trained.model.deconvolve(mdata, modality="rna")
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(mdata["rna"].obsm["hpvade_proportions"], expected)
+    assert "hpvade_proportions" not in mdata.obsm and not mdata["other"].obsm
+    for call in (trained.model.get_proportion_intervals, hp.pl.proportions):
+        with pytest.raises(
+            TypeError, match=r"is a MuData of 'rna', 'other'; expected one of them. Pass mdata\['rna'\]"
+        ):
+            call(mdata)
+
+
+def test_batches_of_a_mudata_are_found(trained, planted):
+    bulk = planted()[1]
+    lanes = np.repeat(["a", "b"], 6)
+    mdata = MuData({"rna": bulk.copy(), "other": ad.AnnData(np.ones((12, 2)), obs=bulk.obs[[]])})
+    mdata.obs["lane"] = lanes
+    bulk.obs["lane"] = lanes
+    found = trained.model.deconvolve(mdata, modality="rna", batch_key="lane")
+    pd.testing.assert_frame_equal(found, trained.model.deconvolve(bulk, batch_key="lane"))

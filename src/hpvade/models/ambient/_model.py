@@ -8,6 +8,7 @@ import pandas as pd
 from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
+from ...io._modalities import one_modality
 from ...io._rows import use_sparse_matrix
 from .._differential import DifferentialExpression
 from ._covariates import resolve_keys
@@ -119,6 +120,7 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
         library_key: str | None = None,
         dataset_key: str | None = None,
         technical_covariate_keys: Sequence[str] | None = None,
+        modality: str | None = None,
         **kwargs,
     ) -> None:
         """Register the cells. Checks everything first; on an error `adata` is unchanged.
@@ -152,6 +154,9 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
             Columns with data sets, in which libraries must nest, and with other technical units. Kept in
             ``adata.uns["hpvade_technical_keys"]`` for :func:`hpvade.tl.neighbourhood_correlation`; the model ignores
             them.
+        modality
+            Of a MuData: the modality to use. ``model.adata`` is this AnnData; columns that it lacks are taken from
+            ``mdata.obs``, into its obs. The model is then made, and loaded, with the MuData or with the modality.
         **kwargs
             `source_registry` and options of the transfer, when :meth:`load` repeats a setup.
 
@@ -180,12 +185,14 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
             feature_scaling_covariate_keys=feature_scaling_covariate_keys,
             encoder_covariate_keys=encoder_covariate_keys,
         )
-        check_cells(adata, keys, layer=layer, size_factor_key=size_factor_key)
-        technical = check_technical(adata.obs, keys.batch or keys.library, dataset_key, technical_covariate_keys)
-        use_sparse_matrix(adata, layer)
-        fields = anndata_fields(keys, layer, size_factor_key)
-        cls._register(adata, fields, setup_method_args, **kwargs)
-        remember_technical(adata, technical)
+        columns = [*keys.columns(), *keys.continuous, size_factor_key, dataset_key, *(technical_covariate_keys or ())]
+        with one_modality(adata, modality, columns) as adata:
+            check_cells(adata, keys, layer=layer, size_factor_key=size_factor_key)
+            technical = check_technical(adata.obs, keys.batch or keys.library, dataset_key, technical_covariate_keys)
+            use_sparse_matrix(adata, layer)
+            fields = anndata_fields(keys, layer, size_factor_key)
+            cls._register(adata, fields, setup_method_args, **kwargs)
+            remember_technical(adata, technical)
 
     def _matrix(self, name: str, adata: AnnData | None = None):
         manager = self.adata_manager if adata is None else self.get_anndata_manager(adata, required=True)

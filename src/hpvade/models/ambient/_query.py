@@ -7,6 +7,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from ..._text import check_adata
 from ...io._gene_names import refuse_duplicates
 from .._base import _init_arguments
 from .._device import choose_device
@@ -75,8 +76,7 @@ def _align(data, genes):
         result = MuData(aligned)
         result.obs = data.obs.copy()
         return result
-    if not isinstance(data, AnnData):
-        raise TypeError(f"the query is a {type(data).__name__}; expected an AnnData.")
+    check_adata(data, "The query")
     names = pd.Index(np.asarray(genes).astype(str))
     refuse_duplicates(data.var_names, "adata")
     if data.var_names.astype(str).equals(names):

@@ -34,8 +34,6 @@ TECHNICAL = ("library_key", "dataset_key", "technical_covariate_keys")
 
 def check_cells(adata: AnnData, keys: CovariateKeys, *, layer: str | None, size_factor_key: str | None) -> None:
     """Refuse data that the model cannot learn from, before anything is written; warn of cells without counts."""
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData. For a MuData: setup_mudata.")
     _check_own(adata, "adata")
     check_keys(adata.obs, keys, size_factor_key=size_factor_key)
     refuse_duplicates(adata.var_names, "adata")

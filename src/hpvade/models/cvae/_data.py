@@ -5,6 +5,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
 
+from ...io._modalities import one_modality
 from .._base import BaseModel
 from ._cells import Cells, read_cells
 from ._setup import check_setup, use_sparse_matrix
@@ -28,6 +29,7 @@ class ConditionModel(BaseModel):
         unlabeled_category: str | None = None,
         layer: str | None = None,
         size_factor_key: str | None = None,
+        modality: str | None = None,
         **kwargs,
     ) -> None:
         """Register cells. Checks everything first; on an error `adata` is unchanged.
@@ -47,6 +49,9 @@ class ConditionModel(BaseModel):
             Layer with the counts; `adata.X` when None.
         size_factor_key
             Column of `adata.obs` with size factors, in place of the total counts.
+        modality
+            Of a MuData: the modality to use. ``model.adata`` is this AnnData; columns that it lacks are taken from
+            ``mdata.obs``, into its obs. The model is then made, and loaded, with the MuData or with the modality.
         **kwargs
             `source_registry`, when :meth:`load` repeats a setup.
 
@@ -68,18 +73,19 @@ class ConditionModel(BaseModel):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         keys = {"labels_key": labels_key, "perturbation_key": perturbation_key, "experiment_key": experiment_key}
-        new = "source_registry" not in kwargs
-        check_setup(adata, keys, control_category, unlabeled_category, layer, size_factor_key, new=new)
-        use_sparse_matrix(adata, layer)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            CategoricalObsField("perturbation", perturbation_key),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, experiment_key),
-        ]
-        if size_factor_key is not None:
-            fields.append(NumericalObsField(_SIZE_FACTOR, size_factor_key))
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        with one_modality(adata, modality, [*keys.values(), size_factor_key]) as adata:
+            new = "source_registry" not in kwargs
+            check_setup(adata, keys, control_category, unlabeled_category, layer, size_factor_key, new=new)
+            use_sparse_matrix(adata, layer)
+            fields = [
+                LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+                CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+                CategoricalObsField("perturbation", perturbation_key),
+                CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, experiment_key),
+            ]
+            if size_factor_key is not None:
+                fields.append(NumericalObsField(_SIZE_FACTOR, size_factor_key))
+            cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def _vocabularies(self) -> dict[str, Vocabulary]:

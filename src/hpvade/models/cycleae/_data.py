@@ -7,7 +7,9 @@ import numpy as np
 from anndata import AnnData
 from scvi.data.fields import LayerField
 
+from ..._text import check_adata
 from ...io._gene_names import refuse_duplicates
+from ...io._modalities import one_modality
 from ...io._rows import pick_matrix, use_sparse_matrix
 from ...reference._checks import check_counts
 from .._base import BaseModel
@@ -28,6 +30,7 @@ class ContextModel(BaseModel):
         layer: str | None = None,
         batch_key: str | None = None,
         missing: Literal["category", "mask", "error"] = "category",
+        modality: str | None = None,
         **kwargs,
     ) -> None:
         """Register cells and their metadata. Checks everything first; on an error `adata` is unchanged.
@@ -46,6 +49,9 @@ class ContextModel(BaseModel):
         missing
             Cells without a value: ``"category"`` makes them the category ``<missing>``, to which nothing is
             translated; with ``"mask"`` the field's head adds nothing; ``"error"`` refuses them.
+        modality
+            Of a MuData: the modality to use. ``model.adata`` is this AnnData; columns that it lacks are taken from
+            ``mdata.obs``, into its obs. The model is then made, and loaded, with the MuData or with the modality.
         **kwargs
             `source_registry`, when :meth:`load` repeats a setup.
 
@@ -65,13 +71,14 @@ class ContextModel(BaseModel):
         setup_method_args = cls._get_setup_method_args(**{k: v for k, v in locals().items() if k != "keys"})
         if missing not in MODES:
             raise ValueError(f"missing={missing!r}; expected one of {MODES}.")
-        _check_cells(adata, layer)
-        field = ContextField(keys, missing)
-        if "source_registry" not in kwargs:
-            field.validate_field(adata)
-            describe(adata.obs, keys, missing)  # its warnings come again from the registration
-        use_sparse_matrix(adata, layer)
-        cls._register(adata, [LayerField("X", layer, is_count_data=False), field], setup_method_args, **kwargs)
+        with one_modality(adata, modality, keys) as adata:
+            _check_cells(adata, layer)
+            field = ContextField(keys, missing)
+            if "source_registry" not in kwargs:
+                field.validate_field(adata)
+                describe(adata.obs, keys, missing)  # its warnings come again from the registration
+            use_sparse_matrix(adata, layer)
+            cls._register(adata, [LayerField("X", layer, is_count_data=False), field], setup_method_args, **kwargs)
 
     @property
     def fields(self) -> list[str]:
@@ -109,8 +116,7 @@ class ContextModel(BaseModel):
 
 def _check_cells(adata: AnnData, layer: str | None) -> None:
     """Refuse what is no AnnData, a view, empty, with duplicate genes, or with values that are no counts, as logged."""
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is a {type(adata).__qualname__}; expected an AnnData.")
+    check_adata(adata, "adata")
     if adata.is_view:
         raise ValueError("adata is a view of another AnnData; run `adata = adata.copy()` first.")
     if not (adata.n_obs and adata.n_vars):

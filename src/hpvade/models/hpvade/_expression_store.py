@@ -64,5 +64,5 @@ def _zarr():
     except ImportError:
         zarr = None
     if not hasattr(getattr(zarr, "Group", None), "create_array"):
-        raise ImportError("store= needs zarr 3 or newer. Install it with `pip install 'hpvade[dask]'`.")
+        raise ImportError("Writing into a zarr store needs zarr 3 or newer: `pip install 'hpvade[dask]'`.")
     return zarr

@@ -17,6 +17,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from ..._keys import Keys
 from ...io._bulk import InputType, Missing, OnBadSample
 from ...io._frames import as_bulk
+from ...io._modalities import one_modality
 from ...io._names import rows_of, writable
 from ...io._rows import load_obs, use_sparse_matrix
 from ...reference._cell_size import cell_sizes
@@ -139,6 +140,7 @@ class HPVADE(
         sample_key: str | None = None,
         study_key: str | None = None,
         n_cells_key: str | None = None,
+        modality: str | None = None,
         **kwargs,
     ) -> None:
         """Register the reference. Checks everything first; on an error `adata` is unchanged.
@@ -146,7 +148,8 @@ class HPVADE(
         Parameters
         ----------
         adata
-            Cells x genes with raw counts and unique gene names; in memory, backed, lazily read or of Dask arrays.
+            Cells x genes with raw counts and unique gene names; in memory, backed, lazily read or of Dask arrays. A
+            MuData with `modality`.
         labels_key
             Column of `adata.obs` with the cell type of each cell.
         layer
@@ -163,6 +166,9 @@ class HPVADE(
         n_cells_key
             Column with the number of cells that each row sums up, where rows are sums (:func:`hpvade.pp.summarize`).
             Everything but the networks works with sums.
+        modality
+            Of a MuData: the modality to use. ``model.adata`` is this AnnData; columns that it lacks are taken from
+            ``mdata.obs``, into its obs. The model is then made, and loaded, with the MuData or with the modality.
         **kwargs
             `source_registry`, when :meth:`load` repeats a setup.
 
@@ -182,30 +188,32 @@ class HPVADE(
         >>> hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check_reference(
-            adata,
-            labels_key,
-            layer=layer,
-            batch_key=batch_key,
-            sample_key=sample_key,
-            study_key=study_key,
-            n_cells_key=n_cells_key,
-        )
-        if "source_registry" not in kwargs and n_cells_key is None:  # load repeats a setup; sums are no cells
-            warn_of_labels(adata, labels_key, layer)
-        use_sparse_matrix(adata, layer)
-        load_obs(adata)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
-        ]
-        if study_key is not None:
-            fields.append(CategoricalObsField(STUDY, study_key))
-        if n_cells_key is not None:
-            fields.append(NumericalObsField(N_CELLS, n_cells_key))
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        columns = (labels_key, batch_key, sample_key, study_key, n_cells_key)
+        with one_modality(adata, modality, columns) as adata:
+            check_reference(
+                adata,
+                labels_key,
+                layer=layer,
+                batch_key=batch_key,
+                sample_key=sample_key,
+                study_key=study_key,
+                n_cells_key=n_cells_key,
+            )
+            if "source_registry" not in kwargs and n_cells_key is None:  # load repeats a setup; sums are no cells
+                warn_of_labels(adata, labels_key, layer)
+            use_sparse_matrix(adata, layer)
+            load_obs(adata)
+            fields = [
+                LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+                CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+                CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+                CategoricalObsField(REGISTRY_KEYS.SAMPLE_KEY, batch_key if sample_key is None else sample_key),
+            ]
+            if study_key is not None:
+                fields.append(CategoricalObsField(STUDY, study_key))
+            if n_cells_key is not None:
+                fields.append(NumericalObsField(N_CELLS, n_cells_key))
+            cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def cell_types(self) -> list[str]:
@@ -242,6 +250,7 @@ class HPVADE(
         gene_factor: Literal["cohort", "stored"] = "cohort",
         map_genes: bool = False,
         variable_types: Sequence[str] | None = None,
+        modality: str | None = None,
     ) -> pd.DataFrame:
         """Estimate the proportions of the cell types in bulk samples.
 
@@ -251,8 +260,8 @@ class HPVADE(
         Parameters
         ----------
         bulk_adata
-            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order; an AnnData, or a DataFrame, to
-            which nothing is written. A cohort in a Dask array is
+            Samples x genes, linear scale: counts, CPM, TPM or FPKM, in any gene order; an AnnData, a MuData with
+            `modality`, or a DataFrame, to which nothing is written. A cohort in a Dask array is
             solved block by block on the scheduler that is connected, with the same answers; see the guide to scale.
         layer
             Layer with the values; `bulk_adata.X` when None.
@@ -308,6 +317,9 @@ class HPVADE(
             Read the bulk under the reference's names of genes, as :func:`hpvade.pp.map_genes` translates them (Ensembl
             ids, previous symbols, dates of Excel; names of one gene are added up). What was translated is in
             ``bulk_adata.uns["hpvade_gene_map"]``; its own names stay.
+        modality
+            Of a MuData: the modality to read, to which the results are written. All other functions take
+            ``mdata[modality]``.
 
         Returns
         -------
@@ -333,28 +345,29 @@ class HPVADE(
             Genes are missing or were filled with zeros; samples are skipped; samples have too few reads to say more
             than equal parts of all types would.
         """
-        return deconvolve(
-            self,
-            bulk_adata,
-            layer=layer,
-            input_type=input_type,
-            missing=missing,
-            fractions=fractions,
-            key_added=key_added,
-            refine=refine,
-            unknown=unknown,
-            prior=prior,
-            prior_weight=prior_weight,
-            solver_kwargs=_solver_options(solver_kwargs),
-            batch_size=batch_size or 256,
-            gene_length_key=gene_length_key,
-            baseline=baseline,
-            batch_key=batch_key,
-            on_bad_sample=on_bad_sample,
-            gene_factor=gene_factor,
-            variable_types=variable_types,
-            map_genes=map_genes,
-        )
+        with one_modality(bulk_adata, modality, [batch_key], "The bulk", frame=True) as bulk_adata:
+            return deconvolve(
+                self,
+                bulk_adata,
+                layer=layer,
+                input_type=input_type,
+                missing=missing,
+                fractions=fractions,
+                key_added=key_added,
+                refine=refine,
+                unknown=unknown,
+                prior=prior,
+                prior_weight=prior_weight,
+                solver_kwargs=_solver_options(solver_kwargs),
+                batch_size=batch_size or 256,
+                gene_length_key=gene_length_key,
+                baseline=baseline,
+                batch_key=batch_key,
+                on_bad_sample=on_bad_sample,
+                gene_factor=gene_factor,
+                variable_types=variable_types,
+                map_genes=map_genes,
+            )
 
     def evaluate(
         self, bulk_adata: AnnData, truth: str | pd.DataFrame = Keys.TRUE_PROPORTIONS, **kwargs

@@ -16,6 +16,7 @@ from scvi.data.fields import (
 )
 
 from ...io._gene_names import refuse_duplicates
+from ...io._modalities import one_modality
 from ...io._rows import use_sparse_matrix
 from ...reference._checks import check_cells
 from .._base import BaseModel
@@ -37,6 +38,7 @@ class CellModel(BaseModel):
         size_factor_key: str | None = None,
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
+        modality: str | None = None,
         **kwargs,
     ) -> None:
         """Register the cells. Checks everything first; on an error `adata` is unchanged.
@@ -55,6 +57,9 @@ class CellModel(BaseModel):
             Column with the library of each cell, above zero; the sum of its counts when None.
         categorical_covariate_keys, continuous_covariate_keys
             Columns with covariates, which the decoder is told.
+        modality
+            Of a MuData: the modality to use. ``model.adata`` is this AnnData; columns that it lacks are taken from
+            ``mdata.obs``, into its obs. The model is then made, and loaded, with the MuData or with the modality.
         **kwargs
             `source_registry`, when :meth:`load` repeats a setup.
 
@@ -82,18 +87,19 @@ class CellModel(BaseModel):
         columns = {"batch_key": batch_key, "labels_key": labels_key, "size_factor_key": size_factor_key}
         columns |= {f"categorical_covariate_keys[{i}]": key for i, key in enumerate(categorical)}
         columns |= {f"continuous_covariate_keys[{i}]": key for i, key in enumerate(continuous)}
-        check_cells(adata, layer=layer, columns=columns, logged="warning")
-        for key in continuous + [size_factor_key] * (size_factor_key is not None):
-            _check_numbers(adata.obs[key], key, positive=key == size_factor_key)
-        use_sparse_matrix(adata, layer)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous),
-        ]
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        with one_modality(adata, modality, columns.values()) as adata:
+            check_cells(adata, layer=layer, columns=columns, logged="warning")
+            for key in continuous + [size_factor_key] * (size_factor_key is not None):
+                _check_numbers(adata.obs[key], key, positive=key == size_factor_key)
+            use_sparse_matrix(adata, layer)
+            fields = [
+                LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+                CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+                NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+                CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical),
+                NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous),
+            ]
+            cls._register(adata, fields, setup_method_args, **kwargs)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Also check new cells, and put their genes into the model's order, in a copy."""
