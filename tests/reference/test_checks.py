@@ -1,5 +1,6 @@
 """Every row on bad references of spec/hp_vade.md, section 7, and issue 2; each leaves the AnnData as it was (HP-26)."""
 
+import re
 import tracemalloc
 import warnings
 
@@ -161,6 +162,20 @@ def test_nan_labels(value, dtype):
     labels[[7, 11]] = value
     words = r"adata\.obs\['cell_type'\] is missing .* for 2 of 24 cells, the first is 'c7'"
     refuse(reference(labels=pd.array(labels, dtype=dtype)), ValueError, words)
+
+
+@pytest.mark.parametrize("value", [np.nan, "", "nan", "None"])
+def test_the_cure_for_missing_labels_works(value):
+    """Text that means nothing is not NaN: what the message says to run leaves none of either kind."""
+    labels = TYPES.astype(object)
+    labels[[7, 11]] = value, np.nan
+    adata = reference(labels=pd.array(labels, dtype=object))
+    with pytest.raises(ValueError) as error:
+        check_reference(adata, "cell_type")
+    cure = re.search(r"Remove them with `adata = (.*)` or fill", str(error.value))[1]
+    cured = eval(cure, {"adata": adata})
+    assert cured.n_obs == adata.n_obs - 2
+    check_reference(cured, "cell_type")
 
 
 def test_nan_donor():

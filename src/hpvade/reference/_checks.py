@@ -154,10 +154,12 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
     blank = [value for value in obs[key].dropna().unique() if str(value).strip().casefold() in texts]
     missing = (obs[key].isna() | obs[key].isin(blank)).to_numpy()
     if missing.any():
+        column = f"adata.obs[{key!r}]"
+        there = f"~({column}.isna() | {column}.isin({blank}))" if blank else f"{column}.notna()"
         raise ValueError(
             f"adata.obs[{key!r}] is missing (NaN or empty) for {missing.sum()} of {len(obs)} cells, the first is "
             f"{str(obs.index[missing.argmax()])!r}; expected a value for every cell. "
-            f"Remove them with `adata = adata[adata.obs[{key!r}].notna()].copy()` or fill them in."
+            f"Remove them with `adata = adata[{there}].copy()` or fill them in."
         )
 
 
