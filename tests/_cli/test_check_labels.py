@@ -43,3 +43,15 @@ def test_words_for_people_and_markers_of_ones_own(run, cells, tmp_path):
     (tmp_path / "wrong.json").write_text(json.dumps({"Z": {"has": ["MS4A1"]}}))
     wrong = ["--labels-key", "cell_type", "--markers", tmp_path / "wrong.json"]
     assert "names Z, not among REF.obs" in run("check-labels", cells, *wrong, code=1).stderr
+
+
+def test_all_files_are_written_or_none(run, cells, tmp_path, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", fail)
+    both = ["-o", tmp_path / "c.csv", "-o", tmp_path / "c.h5ad"]
+    assert "disk full" in run("check-labels", cells, "--labels-key", "cell_type", *both, code=1).stderr
+    assert not list(tmp_path.iterdir())
+    twice = ["-o", tmp_path / "c.csv", "-o", tmp_path / "c.csv"]
+    assert "one file twice" in run("check-labels", cells, "--labels-key", "cell_type", *twice, code=2).stderr

@@ -1,10 +1,11 @@
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ._errors import UsageError
-from ._io import BLOOD, check_output, complete, read_anchor, read_json, read_mapping, read_reference
+from ._io import BLOOD, check_outputs, complete, read_anchor, read_json, read_mapping, read_reference
 from ._options import GenesIn, GenesInOption, LabelsKey, Layer, NameMapping, Obs, Reference
 from ._run import found, tell, worded
 
@@ -40,8 +41,7 @@ def check_labels(
 
     Prints one sentence per finding, with what it does to proportions and the remedy; `hpvade transfer-labels` is one.
     """
-    for path in output or []:
-        check_output(path, ".csv", ".h5ad")
+    check_outputs(output or [], ".csv", ".h5ad")
     known = markers if markers == BLOOD else None if markers == "none" else read_json(Path(markers))
     pairs = None if mapping is None else read_mapping(mapping)
     adata = read_reference(reference, obs, genes_in=genes_in.value)
@@ -62,8 +62,9 @@ def check_labels(
     )
     result = adata.uns[Keys.LABEL_CHECK]
     cells = adata.obs[[Keys.of_label(Keys.LABEL_CHECK, name) for name in _COLUMNS]].set_axis(list(_COLUMNS), axis=1)
-    for path in output or []:
-        with complete(path) as partial:
+    with ExitStack() as stack:  # all of them, or none
+        for path in output or []:
+            partial = stack.enter_context(complete(path))
             if path.suffix.lower() == ".csv":
                 cells.assign(label=adata.obs[labels_key]).to_csv(partial, index_label="cell")
             else:
