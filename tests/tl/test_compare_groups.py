@@ -212,3 +212,28 @@ def test_mistakes_are_named_and_change_nothing(options, error, reason, unchanged
     bulk.obsm["one"], bulk.obsm["negative"] = bulk.obsm[KEY][["B"]], bulk.obsm[KEY] - 0.5
     with unchanged(bulk), pytest.raises(error, match=reason):
         hp.tl.compare_groups(bulk, **{"groupby": "group"} | options)
+
+
+def test_groups_of_dates_are_groups():
+    bulk = cohort(fold=2)
+    bulk.obs["day"] = pd.to_datetime(["2020-01-01"] * 10 + ["2020-01-02"] * 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        found = hp.tl.compare_groups(bulk, "day", method="ols")
+    np.testing.assert_allclose(found["p_value"], hp.tl.compare_groups(bulk, "group", method="ols")["p_value"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"groupby": ["group"]}, TypeError, r"groupby has \['group'\]; expected names of columns"),
+        ({"groupby": "group", "covariates": 3}, TypeError, "covariates has 3; expected names of columns"),
+        ({"groupby": "group", "paired": ["group"]}, TypeError, "paired has"),
+        ({"groupby": "group", "key_added": "a/b"}, ValueError, "a name without slashes"),
+    ],
+)
+def test_arguments_of_another_kind(options, error, match):
+    bulk = cohort()
+    with pytest.raises(error, match=match):
+        hp.tl.compare_groups(bulk, **options)
+    assert not bulk.uns

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import Keys
+from .._keys import Keys, check_key
 from .._text import listed, warn
 from ..evaluation._align import predicted, table
 from ._group_design import Design, design
@@ -129,6 +129,7 @@ def compare_groups(
     [1.04, 0.0]
     """
     _check_options(method, paired, level, interval_level, n_draws)
+    check_key(key_added)
     fractions = predicted(table(bulk, key)).astype(float)
     bounds = _bounds(bulk, key, fractions) if method in ("weighted", "draws") or _has_bounds(bulk, key) else None
     _check_fractions(fractions, key)
@@ -195,7 +196,12 @@ def _check_fractions(fractions: pd.DataFrame, key: str) -> None:
 
 
 def _design(bulk, samples, groupby, covariates, paired, batch_key, reference, method) -> tuple[Design, list[str]]:
-    covariates = [covariates] if isinstance(covariates, str) else list(covariates or [])
+    covariates = list(covariates or []) if pd.api.types.is_list_like(covariates) else [covariates]
+    covariates = [name for name in covariates if name is not None]
+    one = {"groupby": groupby, "paired": paired, "batch_key": batch_key}
+    for argument, name in [*one.items(), *(("covariates", name) for name in covariates)]:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"{argument} has {name!r}; expected names of columns of bulk.obs, each a text.")
     obs = bulk.obs.set_axis(bulk.obs_names.astype(str), axis=0)
     used = [*covariates, *([batch_key] if batch_key else [])]
     if batch_key in obs and not obs[batch_key].isna().any():

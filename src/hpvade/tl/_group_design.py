@@ -1,5 +1,6 @@
 """Groups, covariates and pairs of samples as the columns of a linear model, or an error that says what is wrong."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def _groups(column: pd.Series, groupby: str) -> tuple[np.ndarray, list[str]]:
         levels = list(column.cat.remove_unused_categories().cat.categories)
     else:
         levels = sorted(column.unique())
-    sizes = column.astype(object).value_counts()
+    sizes = Counter(column)
     if len(levels) == 1:
         raise ValueError(f"bulk.obs[{groupby!r}] has one group, {listed(levels)}; expected two or more.")
     if single := [level for level in levels if sizes[level] < 2]:
