@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent)
+_BETWEEN = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("scvi", "lightning", "torch"))
 
 
 def listed(names: Iterable, n: int = 5) -> str:
@@ -31,8 +32,8 @@ def warn(message: str) -> None:
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a file is of this package, or torch's between two of ours: decorators such as ``no_grad``."""
-    return file.startswith(_PACKAGE) or file.endswith(os.path.join("torch", "utils", "_contextlib.py"))
+    """Whether a file is of this package, or of those whose frames stand between two of ours."""
+    return file.startswith(_PACKAGE) or any(name in file for name in _BETWEEN)
 
 
 def is_mudata(data) -> bool:

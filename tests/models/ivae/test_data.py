@@ -82,6 +82,14 @@ def test_iv_15_values_that_are_not_integers_warn(cells):
         hp.IVAE.setup_anndata(adata)
 
 
+def test_a_warning_names_the_line_that_asked_though_scvi_tools_stands_between(cells, embed):
+    model, logged = embed(cells(), 1), cells()
+    logged.X = logged.X.log1p()
+    with pytest.warns(UserWarning, match="holds values that are not integers") as caught:
+        model.get_latent_representation(logged)
+    assert [warning.filename for warning in caught if "not integers" in str(warning.message)] == [__file__]
+
+
 def test_covariates_and_size_factor_reach_the_model(cells, embed):
     adata = cells()
     setup = {
