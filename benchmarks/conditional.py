@@ -16,6 +16,7 @@ import pandas as pd
 import scvi
 import torch
 from _records import Part, as_measured, medians, run
+from ambient import variable_genes
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
@@ -24,6 +25,8 @@ import hpvade as hp
 KANG, CONTROL = "kang_2donors_ctrl_stim", "ref_kang_ctrl_5donors"
 TYPES = ["B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes"]
 KEYS = {"perturbation_key": "condition", "control_category": "ctrl"}
+OTHER_TYPES = ["B", "CD4 T", "CD8 T", "Mono", "NK"]  # with 40 cells or more in both conditions
+OTHER, BACK = "six other donors", "stimulated to control"
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 PER_TYPE, RARE, FILLED = 200, 10, 100  # cells of the reference with a rare type
 
@@ -43,6 +46,35 @@ def counterfactual(folder: Path, kind: str, seed: int) -> list[dict]:
     table = hp.tl.evaluate_perturbation(model, adata[of_type].copy())
     assert not table["in_reference"].any()
     return table[["predictor", "r", "rmse", "r2", "direction_accuracy"]].to_dict("records")
+
+
+def others(folder: Path, case: str, seed: int) -> list[dict]:
+    """Responses that nothing was decided on: other donors and genes, or the way back from stimulated to control."""
+    what, kind = case.split(": ")
+    keys = KEYS | ({"control_category": "stim"} if what == BACK else {})
+    if what == BACK:
+        adata = ad.read_h5ad(folder / f"{KANG}.h5ad")
+    else:
+        adata = ad.read_h5ad(folder / "kang_ctrl_stim.h5ad")
+        adata = adata[~adata.obs["donor"].isin(["d101", "d107"]).to_numpy()].copy()
+        adata.obs = (
+            adata.obs[["cell_type_coarse", "condition"]].astype(str).set_axis(["cell_type", "condition"], axis=1)
+        )
+        of_type = adata.obs["cell_type"]
+        adata = variable_genes(adata[of_type.isin(OTHER_TYPES).to_numpy()].copy(), 2000)
+    held_out = (adata.obs["cell_type"] == kind).to_numpy()
+    target = held_out & (adata.obs["condition"] != keys["control_category"]).to_numpy()
+    model = fit(adata[~target].copy(), seed, **keys)
+    table = hp.tl.evaluate_perturbation(model, adata[held_out].copy())
+    assert not table["in_reference"].any()
+    return table[["predictor", "r", "rmse", "r2", "direction_accuracy"]].assign(what=what, type=kind).to_dict("records")
+
+
+def by_what(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians over seeds by type, then their mean over the types of each set."""
+    table = medians("what", "type", "predictor")(rows)
+    mean = table.groupby(["what", "predictor"], sort=False).mean().reset_index().assign(type="mean over types")
+    return pd.concat([table, mean.set_index(["what", "type", "predictor"])]).astype({"seeds": int})
 
 
 def with_mean(rows: pd.DataFrame) -> pd.DataFrame:
@@ -139,6 +171,9 @@ def speed(folder: Path, case: str, seed: int) -> list[dict]:
 
 PARTS = {
     "counterfactual": Part(TYPES, counterfactual, with_mean),
+    "others": Part(
+        [f"{OTHER}: {kind}" for kind in OTHER_TYPES] + [f"{BACK}: {kind}" for kind in TYPES], others, by_what
+    ),
     "labels": Part([KANG, CONTROL], labels, medians("case", "predictor")),
     "generation": Part([KANG], generation, medians("against", "statistic")),
     "augment": Part(["NK cells", "B cells"], augment, medians("case", "reference")),

@@ -42,6 +42,14 @@ def test_cv_15_backed_reads_the_same_from_disk(folder, tmp_path):
         hp.pp.read_h5_batches(folder[0], backed=path)
 
 
+@pytest.mark.parametrize("backed", [None, "some.h5ad"])
+def test_some_cells_and_genes_are_those_of_the_whole_table(folder, tmp_path, backed):
+    part = hp.pp.read_h5_batches(folder[0], max_cells=5, genes=["d", "a"], backed=backed and tmp_path / backed)
+    whole = hp.pp.read_h5_batches(folder[0])[:5, ["d", "a"]]
+    np.testing.assert_array_equal(part.X[:].toarray(), whole.X.toarray())
+    assert part.obs_names.tolist() == whole.obs_names.tolist() and part.var_names.tolist() == ["d", "a"]
+
+
 def test_a_failed_read_leaves_no_file(folder, tmp_path):
     with h5py.File(folder[0] / "batch_1.h5", "a") as file:
         del file["genes"]

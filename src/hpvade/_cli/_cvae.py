@@ -3,16 +3,13 @@
 import difflib
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ._errors import UsageError, reported
-from ._io import check_folder, check_input, note_results, read_reference
+from ._io import check_folder, check_input, note_results
 from ._run import found, read, tell
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 app = typer.Typer(
     name="cvae",
@@ -98,44 +95,46 @@ def train(
         raise UsageError(f"unexpected {more_hidden_dims}; expected options only.")
     hidden_dims = [*(hidden_dims or (512, 256)), *(more_hidden_dims or ())]
     check_folder(output_dir, overwrite=True)
-    adata = _read(data_dir, hvg_file, input_dim, max_cells_per_batch, obs_csv)
     import scvi
 
     from ..models.cvae._model import ConditionalVAE
     from ..models.cvae._training_files import TrainingFiles
+    from ._cvae_cells import cells
     from ._cvae_files import write_json
     from ._fit import quiet
     from ._progress import training_options
 
-    quiet()
-    progress = training_options()
-    scvi.settings.seed = seed
-    ConditionalVAE.setup_anndata(
-        adata,
-        labels_key,
-        perturbation_key=perturbation_key or (_PERTURBATION if _PERTURBATION in adata.obs else None),
-        experiment_key=experiment_key if experiment_key in adata.obs else None,
-        control_category=control,
-    )
-    model = ConditionalVAE(adata, n_latent=latent_dim, hidden_dims=hidden_dims)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    files = TrainingFiles(output_dir, model)
-    document = model._checkpoint(0, float("inf"))
-    write_json(output_dir / "config.json", document["config"])
-    write_json(output_dir / "vocabularies.json", document["vocabularies"])
-    model.train(
-        n_epochs,
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device.value],
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        train_size=1 - val_split,
-        validation_size=val_split,
-        split_by=None if split_by is SplitBy.cell else split_by.value,
-        early_stopping=val_split > 0,
-        **progress | {"callbacks": [files, *progress.get("callbacks", [])]},
-    )
-    files.finish()
-    write_json(output_dir / "config.json", model._checkpoint(0, 0.0)["config"])
+    options = {"obs_csv": obs_csv, "max_cells_per_batch": max_cells_per_batch}
+    with cells(data_dir, output_dir, hvg_file, n_genes=input_dim, **options) as adata:
+        quiet()
+        progress = training_options()
+        scvi.settings.seed = seed
+        ConditionalVAE.setup_anndata(
+            adata,
+            labels_key,
+            perturbation_key=perturbation_key or (_PERTURBATION if _PERTURBATION in adata.obs else None),
+            experiment_key=experiment_key if experiment_key in adata.obs else None,
+            control_category=control,
+        )
+        model = ConditionalVAE(adata, n_latent=latent_dim, hidden_dims=hidden_dims)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        files = TrainingFiles(output_dir, model)
+        document = model._checkpoint(0, float("inf"))
+        write_json(output_dir / "config.json", document["config"])
+        write_json(output_dir / "vocabularies.json", document["vocabularies"])
+        model.train(
+            n_epochs,
+            accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device.value],
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            train_size=1 - val_split,
+            validation_size=val_split,
+            split_by=None if split_by is SplitBy.cell else split_by.value,
+            early_stopping=val_split > 0,
+            **progress | {"callbacks": [files, *progress.get("callbacks", [])]},
+        )
+        files.finish()
+        write_json(output_dir / "config.json", model._checkpoint(0, 0.0)["config"])
     epochs = len(model.history["train_loss"])
     note_results(output_dir)
     found(n_cells=adata.n_obs, n_genes=adata.n_vars, n_epochs=epochs)
@@ -188,6 +187,7 @@ def infer(
     import torch
 
     from . import _cvae_files as files
+    from ._cvae_cells import cells
     from ._io import complete
 
     where = device.value if device is not Device.auto else "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,8 +201,8 @@ def infer(
     names["srx_accession"] = generate_experiment
     if generate_cells:
         _check_names(network, names)
-    adata = _read(data_dir, hvg_file, None, None, obs_csv, genes=network.genes)[:max_cells].copy()
-    with complete(output_dir) as folder:
+    options = {"obs_csv": obs_csv, "max_cells": max_cells, "genes": network.genes}
+    with cells(data_dir, output_dir, hvg_file, **options) as adata, complete(output_dir) as folder:
         folder.mkdir()
         if predict_cell_types:
             files.cell_types(network, adata, folder, batch_size)
@@ -225,55 +225,6 @@ def _network(path: Path, labels_key: str, perturbation_key: str, experiment_key:
     known = {perturbation_key: network.perturbations, experiment_key: network.experiments}
     keys = [key if len(names) > 1 else None for key, names in known.items()]
     return TrainedNetwork(path, labels_key, *keys, device=device)
-
-
-def _read(data: Path, hvg_file, input_dim, max_cells_per_batch, obs_csv, genes=None) -> "AnnData":
-    """Cells of a folder of batches or an h5ad file, with the genes asked for."""
-    hvg = _gene_list(hvg_file)
-    for path in (obs_csv,):
-        if path is not None:
-            check_input(path)
-    if data.suffix.lower() == ".h5ad":
-        adata = read_reference(data)
-        if obs_csv is not None or max_cells_per_batch is not None:
-            raise UsageError("--obs-csv and --max-cells-per-batch belong to folders of batches, not to .h5ad files.")
-    else:
-        check_input(data, folder=True)
-        from ..pp import read_h5_batches
-
-        for path in (data, *([] if obs_csv is None else [obs_csv])):
-            read(path)
-        adata = read_h5_batches(data, obs_csv=obs_csv, max_cells_per_batch=max_cells_per_batch)
-    if genes is not None and hvg is not None and list(genes) != hvg:
-        raise UsageError(
-            f"{hvg_file} names {len(hvg)} genes, other than the {len(genes)} of the model or in another order. Leave "
-            "it out."
-        )
-    wanted = list(genes) if genes is not None else hvg
-    if wanted is not None:
-        known = set(adata.var_names)
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise UsageError(
-                f"{len(missing)} of the {len(wanted)} genes of {hvg_file or 'the model'} are not in {data}, such as "
-                f"{', '.join(missing[:3])}."
-            )
-        adata = adata[:, wanted].copy()
-    if input_dim is not None and input_dim != adata.n_vars:
-        raise UsageError(f"--input-dim is {input_dim}, but {hvg_file or data} has {adata.n_vars} genes. Leave it out.")
-    return adata
-
-
-def _gene_list(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    check_input(path)
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise UsageError(f"{path} is empty; expected one gene per line.")
-    if len(set(names)) < len(names):
-        raise UsageError(f"{path} names {len(names) - len(set(names))} genes more than once.")
-    return names
 
 
 def _check_names(network, names: dict[str, str | None]) -> None:

@@ -29,17 +29,11 @@ def perturbations(network, adata, folder: Path, batch_size: int) -> None:
 
     control = network._control_name(None)
     effects = effects_by_perturbation(network, adata, control, batch_size)
-    write_json(
-        folder / "perturbation_effects.json",
-        {
-            name: {
-                "mean_effect": effect.mean(axis=0).tolist(),
-                "std_effect": effect.std(axis=0).tolist(),
-                "n_cells": len(effect),
-            }
-            for name, effect in effects.items()
-        },
-    )
+    document = {
+        name: {"mean_effect": mean.tolist(), "std_effect": sd.tolist(), "n_cells": n}
+        for name, (mean, sd, n) in effects.items()
+    }
+    write_json(folder / "perturbation_effects.json", document)
 
 
 def latent(network, adata, folder: Path, batch_size: int) -> None:

@@ -1,10 +1,11 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..io._backed import write_blocks
 from ..models.cvae._h5_batches import H5Batches
 
 
@@ -13,6 +14,8 @@ def read_h5_batches(
     *,
     obs_csv: str | Path | None = None,
     max_cells_per_batch: int | None = None,
+    max_cells: int | None = None,
+    genes: Sequence[str] | None = None,
     backed: str | Path | None = None,
 ) -> ad.AnnData:
     """Read a folder of HDF5 files ``batch_*.h5`` into one AnnData.
@@ -29,9 +32,13 @@ def read_h5_batches(
         Table with barcodes in its first column; its columns are added to `obs`, and replace those of the files.
     max_cells_per_batch
         Cells to take from each file, the first ones; all when None.
+    max_cells
+        Cells to take in all, the first ones; what comes after them is not read.
+    genes
+        Names of the genes to take, in that order; all when None.
     backed
-        Name of an h5ad file to write, one batch in memory at a time; the AnnData returned then reads its counts from
-        there, also in training. It must not exist.
+        Name of an h5ad file to write, a block of cells in memory at a time; the AnnData returned then reads its counts
+        from there, also in training. It must not exist.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def read_h5_batches(
     KeyError
         A file lacks `X`, `genes` or `cells`, or the table a cell.
     ValueError
-        Files differ in their genes or hold a barcode twice; shapes disagree.
+        Files differ in their genes, lack some of those asked for, or hold a barcode twice; shapes disagree.
 
     Examples
     --------
@@ -53,7 +60,9 @@ def read_h5_batches(
     """
     if backed is not None and Path(backed).exists():
         raise ValueError(f"{backed} exists; expected the name of a new file.")
-    cells = H5Batches(folder, obs_csv=obs_csv, max_cells_per_batch=max_cells_per_batch)
+    cells = H5Batches(
+        folder, obs_csv=obs_csv, max_cells_per_batch=max_cells_per_batch, max_cells=max_cells, genes=genes
+    )
     obs = cells.obs.copy()
     for name in obs.select_dtypes(["object", "string"]):
         obs[name] = pd.Categorical(obs[name].astype(str))
@@ -62,26 +71,6 @@ def read_h5_batches(
         blocks = (sparse.csr_matrix(block) for block in cells.blocks())
         if backed is None:
             return ad.AnnData(sparse.vstack(list(blocks), format="csr"), obs=obs, var=var)
-        empty = sparse.csr_matrix((0, len(var)), dtype=np.float32)
-        return _write_backed(Path(backed), blocks, empty, obs, var)
+        return write_blocks(Path(backed), blocks, obs, var)
     finally:
         cells.close()
-
-
-def _write_backed(path: Path, blocks, empty, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
-    """Append blocks of rows to the matrix of a new h5ad file, and open it."""
-    import h5py
-
-    from ..io._atomic import install_file, partial
-
-    with partial(path) as part:
-        with h5py.File(part, "w") as file:
-            ad.io.write_elem(file, "X", empty)
-            matrix = ad.io.sparse_dataset(file["X"])
-            for block in blocks:
-                matrix.append(block)
-            ad.io.write_elem(file, "obs", obs)
-            ad.io.write_elem(file, "var", var)
-            file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        install_file(part, path)
-    return ad.read_h5ad(path, backed="r")

@@ -71,6 +71,35 @@ def test_cv_15_cap_per_file(folder):
         H5Batches(folder[0], max_cells_per_batch=0)
 
 
+def test_only_the_files_of_the_first_cells_are_opened(folder, monkeypatch):
+    opened, original = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda path, *args: opened.append(path.name) or original(path, *args))
+    cells = H5Batches(folder[0], max_cells=5)
+    assert cells.obs.index.tolist() == [f"batch_0-{i}" for i in range(5)]
+    np.testing.assert_array_equal(np.concatenate(list(cells.blocks())), folder[1][:5])
+    assert set(opened) == {"batch_0.h5"}
+    both = H5Batches(folder[0], max_cells=6, max_cells_per_batch=4)
+    np.testing.assert_array_equal(both.__getitems__(range(len(both))), folder[1][[0, 1, 2, 3, 5, 6]])
+    with pytest.raises(ValueError, match="max_cells=0"):
+        H5Batches(folder[0], max_cells=0)
+
+
+def test_genes_are_chosen_in_the_order_asked_for(folder):
+    cells = H5Batches(folder[0], genes=["g4", "g1"])
+    assert cells.genes.tolist() == ["g4", "g1"]
+    np.testing.assert_array_equal(cells.__getitems__(range(9)), folder[1][:, [4, 1]])
+    with pytest.raises(ValueError, match="2 of the 3 genes asked for are not in .*, such as x, y"):
+        H5Batches(folder[0], genes=["x", "g1", "y"])
+    with pytest.raises(ValueError, match="1 of the 2 genes asked for are named twice"):
+        H5Batches(folder[0], genes=["g1", "g1"])
+
+
+def test_blocks_are_no_longer_than_asked_for(folder):
+    blocks = list(H5Batches(folder[0]).blocks(3))
+    assert [len(block) for block in blocks] == [3, 2, 3, 1]  # five cells and four
+    np.testing.assert_array_equal(np.concatenate(blocks), folder[1])
+
+
 def test_table_of_cells_is_joined_by_barcode(folder, tmp_path):
     names = H5Batches(folder[0]).obs.index
     table = pd.DataFrame({"SRX_accession": "new", "cell_type": range(9)}, index=names)[::-1]

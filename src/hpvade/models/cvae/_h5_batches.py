@@ -1,5 +1,8 @@
 """Folders of HDF5 batches of cells: headers first, genes aligned by name, rows read when they are asked for."""
 
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -25,6 +28,10 @@ class H5Batches(Dataset):
         Table with the barcode in its first column and further columns of `obs`, which replace those of the files.
     max_cells_per_batch
         Cells read from each file, the first ones.
+    max_cells
+        Cells read in all, the first ones; files after them are not opened.
+    genes
+        Names of the genes to read, in that order; those of the first file when None.
 
     Raises
     ------
@@ -33,20 +40,33 @@ class H5Batches(Dataset):
     KeyError
         A file lacks a required data set, or the table a cell.
     ValueError
-        Files differ in their genes, or `X` in its shape from `genes` and `cells`; barcodes or genes occur twice.
+        Files differ in their genes, or `X` in its shape from `genes` and `cells`; barcodes or genes occur twice; files
+        lack some of the genes asked for.
     """
 
-    def __init__(self, folder, *, obs_csv=None, max_cells_per_batch: int | None = None):
+    def __init__(
+        self,
+        folder,
+        *,
+        obs_csv=None,
+        max_cells_per_batch: int | None = None,
+        max_cells: int | None = None,
+        genes: Sequence[str] | None = None,
+    ):
         folder = Path(folder)
         self.files = sorted(folder.glob("batch_*.h5"))
         if not self.files:
             what = "holds no file batch_*.h5" if folder.is_dir() else "does not exist"
             raise FileNotFoundError(f"{folder} {what}; expected HDF5 batches batch_*.h5.")
-        if max_cells_per_batch is not None and max_cells_per_batch < 1:
-            raise ValueError(f"max_cells_per_batch={max_cells_per_batch}; expected at least 1.")
-        headers = [_header(path, max_cells_per_batch) for path in self.files]
-        self.genes = headers[0][0]
-        self._columns = [_align(self.genes, genes, path) for (genes, _), path in zip(headers, self.files, strict=True)]
+        for name, value in (("max_cells_per_batch", max_cells_per_batch), ("max_cells", max_cells)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1.")
+        headers = _headers(self.files, max_cells_per_batch, max_cells)
+        self.files = self.files[: len(headers)]
+        first = headers[0][0]
+        columns = [_align(first, found, path) for (found, _), path in zip(headers, self.files, strict=True)]
+        chosen = np.arange(len(first)) if genes is None else _chosen(first, genes, folder)
+        self.genes, self._columns = first[chosen], [of[chosen] for of in columns]
         self.obs = pd.concat([obs for _, obs in headers])
         if self.obs.index.has_duplicates:
             twice = self.obs.index[self.obs.index.duplicated()][0]
@@ -80,12 +100,11 @@ class H5Batches(Dataset):
             out[here] = values[position][:, self._columns[i]]
         return out
 
-    def blocks(self):
-        """Yield the counts (cells, genes) of each file."""
-        start = 0
-        for end in self._ends:
-            yield self.__getitems__(np.arange(start, end))
-            start = end
+    def blocks(self, n_rows: int = 2048) -> Iterator[np.ndarray]:
+        """Yield the counts (cells, genes) in blocks of at most `n_rows` cells of one file."""
+        for start, end in pairwise([0, *self._ends]):
+            for first in range(start, end, n_rows):
+                yield self.__getitems__(np.arange(first, min(first + n_rows, end)))
 
     def close(self) -> None:
         """Close the files of this process."""
@@ -100,6 +119,18 @@ class H5Batches(Dataset):
         if i not in self._handles:
             self._handles[i] = h5py.File(self.files[i])
         return self._handles[i]
+
+
+def _headers(files: list[Path], per_file: int | None, in_all: int | None) -> list[tuple[np.ndarray, pd.DataFrame]]:
+    """Headers of the files that hold the first `in_all` cells."""
+    headers, left = [], math.inf if in_all is None else in_all
+    for path in files:
+        if left <= 0:
+            break
+        most = min(left, math.inf if per_file is None else per_file)
+        headers.append(_header(path, None if most == math.inf else int(most)))
+        left -= len(headers[-1][1])
+    return headers
 
 
 def _header(path: Path, max_cells: int | None) -> tuple[np.ndarray, pd.DataFrame]:
@@ -139,6 +170,20 @@ def _align(genes: np.ndarray, found: np.ndarray, path: Path) -> np.ndarray:
             f"{len(extra)} are new ({', '.join(extra[:3])})."
         )
     return pd.Index(found).get_indexer(genes)
+
+
+def _chosen(known: np.ndarray, genes: Sequence[str], folder: Path) -> np.ndarray:
+    """Where the genes asked for stand among the known ones."""
+    genes = list(map(str, genes))
+    if len(set(genes)) < len(genes):
+        raise ValueError(f"{len(genes) - len(set(genes))} of the {len(genes)} genes asked for are named twice.")
+    at = pd.Index(known).get_indexer(genes)
+    if (at < 0).any():
+        missing = [gene for gene, i in zip(genes, at, strict=True) if i < 0]
+        raise ValueError(
+            f"{len(missing)} of the {len(at)} genes asked for are not in {folder}, such as {', '.join(missing[:3])}."
+        )
+    return at
 
 
 def _with_table(obs: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """What a trained network says about given cells: labels, counterfactuals, effects of perturbations."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import torch
@@ -138,23 +140,45 @@ def perturbation_effects(model, adata, indices, control: str, *, min_cells: int,
 
 
 @torch.no_grad()
-def effects_by_perturbation(model, adata, control: str, batch_size) -> dict[str, np.ndarray]:
-    """Effects (cells, G) of every perturbation but the control, over its cells of any type."""
+def effects_by_perturbation(model, adata, control: str, batch_size) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Effect of every perturbation but the control over its cells of any type: mean and sd (G,), and how many they are.
+
+    Cells are gone through once and not kept.
+    """
     base = model._vocabularies["perturbation"].id(control)
     cells = model._read(adata, None, used=("labels", "perturbation", "batch"))
-    perturbations = cells.of("perturbation")
-    groups = {name: np.flatnonzero(perturbations == p) for p, name in enumerate(model.perturbations) if p != base}
-    return {name: _effect(model, cells, group, base, batch_size) for name, group in groups.items() if len(group)}
+    perturbations, found = cells.of("perturbation"), {}
+    for p, name in enumerate(model.perturbations):
+        if p == base:
+            continue
+        n, mean, squares = 0, 0.0, 0.0
+        for _, effect in _effects(model, cells, np.flatnonzero(perturbations == p), base, batch_size):
+            size, own = len(effect), effect.mean(axis=0)
+            step, n = own - mean, n + size  # groups joined as by Chan, Golub and LeVeque (1983)
+            squares = squares + ((effect - own) ** 2).sum(axis=0) + step**2 * (n - size) * size / n
+            mean = mean + step * size / n
+        if n:
+            found[name] = mean, np.sqrt(squares / n), n
+    return found
 
 
 def _effect(model, cells, numbers: np.ndarray, base: int, batch_size) -> np.ndarray:
-    """log2((x + 1) / (x_control + 1)) per 10,000 counts (cells, G), both decoded from the mean of z."""
-    cells = type(cells)(cells.adata, numbers, cells.ids, cells.X, cells.size_factors)
+    """Effects (cells, G) of cells, all in memory."""
     effect = np.empty((len(numbers), len(model.get_var_names())), np.float32)
+    for rows, values in _effects(model, cells, numbers, base, batch_size):
+        effect[rows] = values
+    return effect
+
+
+def _effects(model, cells, numbers: np.ndarray, base: int, batch_size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where a minibatch stands in `numbers`, and log2((x + 1) / (x_control + 1)) per 10,000 counts (cells, G) of it.
+
+    Both are decoded from the mean of z.
+    """
+    cells = type(cells)(cells.adata, numbers, cells.ids, cells.X, cells.size_factors)
     for batch in cells.batches(model.device, batch_size or _BATCH):
         own, control = (1e4 * decoded(model, batch, perturbation=p) for p in (None, base))
-        effect[batch.rows] = torch.log2((own + 1) / (control + 1)).cpu().numpy()
-    return effect
+        yield batch.rows, torch.log2((own + 1) / (control + 1)).double().cpu().numpy()
 
 
 def _summary(effect: np.ndarray, perturbation: str, cell_type: str, genes) -> pd.DataFrame:
