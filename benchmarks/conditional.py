@@ -26,7 +26,7 @@ KANG, CONTROL = "kang_2donors_ctrl_stim", "ref_kang_ctrl_5donors"
 TYPES = ["B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes"]
 KEYS = {"perturbation_key": "condition", "control_category": "ctrl"}
 OTHER_TYPES = ["B", "CD4 T", "CD8 T", "Mono", "NK"]  # with 40 cells or more in both conditions
-OTHER, BACK = "six other donors", "stimulated to control"
+OTHER, BACK = "other cells of the study", "stimulated to control"
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 PER_TYPE, RARE, FILLED = 200, 10, 100  # cells of the reference with a rare type
 
@@ -49,7 +49,7 @@ def counterfactual(folder: Path, kind: str, seed: int) -> list[dict]:
 
 
 def others(folder: Path, case: str, seed: int) -> list[dict]:
-    """Responses that nothing was decided on: other donors and genes, or the way back from stimulated to control."""
+    """Responses that nothing was decided on: other cells, labels and genes, or the way back to control."""
     what, kind = case.split(": ")
     keys = KEYS | ({"control_category": "stim"} if what == BACK else {})
     if what == BACK:
@@ -61,7 +61,7 @@ def others(folder: Path, case: str, seed: int) -> list[dict]:
             adata.obs[["cell_type_coarse", "condition"]].astype(str).set_axis(["cell_type", "condition"], axis=1)
         )
         of_type = adata.obs["cell_type"]
-        adata = variable_genes(adata[of_type.isin(OTHER_TYPES).to_numpy()].copy(), 2000)
+        adata = variable_genes(adata[of_type.isin(OTHER_TYPES).to_numpy()].copy(), 1000)
     held_out = (adata.obs["cell_type"] == kind).to_numpy()
     target = held_out & (adata.obs["condition"] != keys["control_category"]).to_numpy()
     model = fit(adata[~target].copy(), seed, **keys)

@@ -283,3 +283,17 @@ def test_cells_without_perturbations(run, data, tmp_path):
     assert np.load(tmp_path / "o/generated_cells.npy").shape == (5, 30)
     metadata = json.loads((tmp_path / "o/latent_metadata.json").read_text())
     assert set(metadata["perturbation"]) == {0} and len(metadata["cell_type"]) == adata.n_obs
+
+
+def test_cells_of_no_known_type_train_too(run, tmp_path):
+    adata = cells()
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
+    adata.obs.iloc[:9, list(adata.obs).index("cell_type")] = np.nan
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    train = ["cvae", "train", "--data-dir", tmp_path / "cells.h5ad", "--output-dir", tmp_path / "run", *SMALL]
+    assert "--unlabeled-category unknown" in run(*train, "--n-epochs", 1, code=1).stderr
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(object).fillna("unknown")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    run(*train, "--n-epochs", 1, "--unlabeled-category", "unknown")
+    vocabularies = json.loads((tmp_path / "run/vocabularies.json").read_text())
+    assert list(vocabularies["cell_type"]) == ["B", "Mono", "T", "<UNK>"]

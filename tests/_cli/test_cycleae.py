@@ -94,6 +94,21 @@ def test_ca_13_preprocess_writes_both_files_and_a_dry_run_nothing(run, chunks, t
     )
 
 
+def test_ca_13_what_was_published_needs_no_options(run, tmp_path):
+    """Pickles human_metadata_*.pkl, the column _source_file left out, files to preproc/ beside the data."""
+    table = pd.DataFrame({"tissue": ["a", "b"], "batch#1": ["x", "y"], "sex": ["f", "m"], "_source_file": ["u", "v"]})
+    table.to_pickle(tmp_path / "human_metadata_1.pkl")
+    (tmp_path / "more.txt").write_text("# fields\ntissue  # of origin\n\n  #sex\nbatch#1\n")
+    options = ["--data-dir", tmp_path, "--include-file", tmp_path / "more.txt", "--allow-pickle"]
+    run("cycleae", "preprocess", *options, "--dry-run")
+    assert not (tmp_path / "preproc").exists()
+    run("cycleae", "preprocess", *options)
+    specs = json.loads((tmp_path / "preproc/metadata_field_specs.json").read_text())
+    assert {name: spec["using"] for name, spec in specs.items()} == {"tissue": True, "batch#1": True, "sex": False}
+    assert (tmp_path / "preproc/metadata_vocab.json").exists()
+    run("cycleae", "preprocess", *options, "--dry-run")  # writes nothing, so nothing is in its way
+
+
 def test_ca_14_train_writes_every_file_and_the_model_answers(run, chunks, specs, tmp_path):
     out = tmp_path / "run"
     run("cycleae", "train", "--config", config(tmp_path / "run.yaml", settings(chunks, specs, out)), "--seed", 3)

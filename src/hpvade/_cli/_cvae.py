@@ -83,6 +83,9 @@ def train(
     labels_key: LabelsKey = "cell_type",
     perturbation_key: PerturbationKey = None,
     experiment_key: ExperimentKey = "SRX_accession",
+    unlabeled_category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Label of cells of no known type, which train, too.")
+    ] = None,
 ) -> None:
     """Train on counts of cells with known cell type, and perturbation where there are some.
 
@@ -115,6 +118,7 @@ def train(
             perturbation_key=perturbation_key or (_PERTURBATION if _PERTURBATION in adata.obs else None),
             experiment_key=experiment_key if experiment_key in adata.obs else None,
             control_category=control,
+            unlabeled_category=unlabeled_category,
         )
         model = ConditionalVAE(adata, n_latent=latent_dim, hidden_dims=hidden_dims)
         output_dir.mkdir(parents=True, exist_ok=True)

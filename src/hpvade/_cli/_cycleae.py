@@ -1,6 +1,7 @@
 """``hpvade cycleae``: train on chunked cells, rewrite cells into other contexts, compare fields."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,8 +42,10 @@ _AllowPickle = Annotated[
 
 def preprocess(
     data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the metadata files.", show_default=False)],
-    pattern: Annotated[str, typer.Option(metavar="GLOB", help="Their names.", show_default=False)],
-    save_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.", show_default=False)],
+    pattern: Annotated[str, typer.Option(metavar="GLOB", help="Their names.")] = "human_metadata_*.pkl",
+    save_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; DIR/preproc of the data by default.")
+    ] = None,
     include: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Field to use; repeat it.")] = None,
     include_file: Annotated[
         Path | None, typer.Option(metavar="F", help="Text file, one field per line; # starts a comment.")
@@ -50,7 +53,7 @@ def preprocess(
     vocab_json_name: Annotated[str, typer.Option(metavar="NAME", help="File of the vocabularies.")] = VOCAB,
     specs_json_name: Annotated[str, typer.Option(metavar="NAME", help="File of the specifications.")] = SPECS,
     ignore_column: Annotated[
-        list[str] | None, typer.Option(metavar="C", help="Column to leave out; repeat it.")
+        list[str] | None, typer.Option(metavar="C", help="Column to leave out beside _source_file; repeat it.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print one line per field.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and describe, write nothing.")] = False,
@@ -61,20 +64,22 @@ def preprocess(
     Example: `hpvade cycleae preprocess --data-dir chunks --pattern "meta_*.csv" --include tissue --save-dir specs`
     """
     check_input(data_dir, folder=True)
+    save_dir = data_dir / "preproc" if save_dir is None else save_dir
     files = sorted(data_dir.glob(pattern))
     if not files:
         raise UsageError(f"{data_dir} has no files {pattern!r}.")
     outputs = {save_dir / vocab_json_name, save_dir / specs_json_name}
-    if existing := sorted(str(path) for path in outputs if path.exists()):
+    if not dry_run and (existing := sorted(str(path) for path in outputs if path.exists())):
         raise UsageError(f"{existing[0]} exists. Choose another folder or name.")
     fields = list(include or [])
     if include_file is not None:
         check_input(include_file)
-        lines = (line.partition("#")[0].strip() for line in include_file.read_text("utf-8").splitlines())
+        lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in include_file.read_text("utf-8").splitlines())
         fields += [line for line in lines if line]
     from ..models.cycleae._contexts import build_context_specs, vocab_to_json
 
-    vocab, specs = build_context_specs(files, fields, ignore=ignore_column or (), allow_pickle=allow_pickle)
+    ignored = ["_source_file", *(ignore_column or [])]  # a column that tools of these files add, not metadata
+    vocab, specs = build_context_specs(files, fields, ignore=ignored, allow_pickle=allow_pickle)
     if verbose or dry_run:
         for name, spec in specs.items():
             used = "used" if spec["using"] else "not used"

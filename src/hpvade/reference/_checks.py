@@ -83,7 +83,12 @@ def check_reference(
 
 
 def check_cells(
-    adata: AnnData, *, layer: str | None = None, columns: dict[str, str | None] | None = None, logged: str = "error"
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    columns: dict[str, str | None] | None = None,
+    logged: str = "error",
+    unlabeled: bool = False,
 ) -> None:
     """Refuse cells that no count model could learn from, before anything is written; labels are not needed.
 
@@ -97,6 +102,8 @@ def check_cells(
         Columns of `adata.obs` that must have a value for every cell, by the argument that named them; None is left out.
     logged
         ``"warning"``: values that look logged give the warning of other values that are not integers.
+    unlabeled
+        Whether the model takes cells of no type, by `unlabeled_category`: the error of missing labels says so.
 
     Raises
     ------
@@ -109,7 +116,10 @@ def check_cells(
     >>> check_cells(anndata.AnnData(np.ones((4, 3))))
     """
     _check_own(adata)
-    _check_cells(adata, in_memory(adata.obs), layer, columns or {}, refuse_logged=logged == "error")
+    obs, columns = in_memory(adata.obs), columns or {}
+    if unlabeled and columns.get("labels_key") is not None:
+        check_column(obs, "labels_key", columns["labels_key"], unlabeled=True)
+    _check_cells(adata, obs, layer, columns, refuse_logged=logged == "error")
 
 
 def _check_cells(
@@ -135,7 +145,7 @@ def _check_own(adata: AnnData) -> None:
         )
 
 
-def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = False) -> None:
+def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = False, unlabeled: bool = False) -> None:
     """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it.
 
     Names must be of one kind; what is no number among `numbers` is for the caller to name.
@@ -156,10 +166,12 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
     if missing.any():
         column = f"adata.obs[{key!r}]"
         there = f"~({column}.isna() | {column}.isin({blank}))" if blank else f"{column}.notna()"
+        kept = f"{column} = {column}.astype(object).where({there}, 'unknown')"
+        also = f", or keep them as cells of no type: `{kept}` and unlabeled_category='unknown'" if unlabeled else ""
         raise ValueError(
             f"adata.obs[{key!r}] is missing (NaN or empty) for {missing.sum()} of {len(obs)} cells, the first is "
             f"{str(obs.index[missing.argmax()])!r}; expected a value for every cell. "
-            f"Remove them with `adata = adata[{there}].copy()` or fill them in."
+            f"Remove them with `adata = adata[{there}].copy()` or fill them in{also}."
         )
 
 

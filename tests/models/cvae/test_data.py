@@ -75,6 +75,20 @@ def test_cv_21_setup_refuses_what_it_cannot_use(cells, unchanged):
         hp.ConditionalVAE.setup_anndata(adata, "cell_type", **keys)
 
 
+def test_labels_that_are_missing_are_kept_as_the_message_says(cells, fit, unchanged):
+    adata = cells(90)
+    truth = adata.obs["cell_type"].astype(str).to_numpy()
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
+    adata.obs.iloc[:6, list(adata.obs).index("cell_type")] = np.nan
+    with unchanged(adata), pytest.raises(ValueError, match="missing .* for 6 of 90 cells") as caught:
+        hp.ConditionalVAE.setup_anndata(adata, "cell_type")
+    remedy, option = str(caught.value).split("cells of no type: `")[1].split("` and ")
+    exec(remedy, {"adata": adata})
+    name, value = option.rstrip(".").split("=")
+    model = fit(adata, epochs=1, setup={"perturbation_key": None, name: value.strip("'")})
+    assert model.cell_types == sorted(set(truth)) and model.predict().isin(model.cell_types).all()
+
+
 def test_cv_21_other_genes_are_counted_and_named(trained):
     adata = trained.adata[:20].copy()
     adata.var_names = ["x0", "x1", "x2", "x3", *adata.var_names[4:]]

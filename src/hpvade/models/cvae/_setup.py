@@ -49,7 +49,7 @@ def check_setup(
     """
     if keys["labels_key"] is None:
         raise ValueError("labels_key is None; expected a column of adata.obs. No labels are made up.")
-    check_cells(adata, layer=layer, columns=keys)
+    check_cells(adata, layer=layer, columns=keys, unlabeled=True)
     _check_size_factors(adata, size_factor_key)
     if not new:
         return
