@@ -9,8 +9,9 @@ from hpvade._cli import _cvae_cells
 from hpvade._cli._errors import UsageError
 from hpvade.models.cvae import _h5_batches
 
-from .test_cvae import SMALL, data  # noqa: F401
+from . import test_cvae
 
+SMALL, data = test_cvae.SMALL, test_cvae.data  # arguments, and the fixture of cells in both formats
 SOURCES = ["batches", "cells.h5ad"]
 
 
@@ -20,7 +21,7 @@ def files_in(folder):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("largest", [0, 2**30])
-def test_cells_and_genes_are_those_of_the_whole_table(data, tmp_path, monkeypatch, source, largest):  # noqa: F811
+def test_cells_and_genes_are_those_of_the_whole_table(data, tmp_path, monkeypatch, source, largest):
     monkeypatch.setattr(_cvae_cells, "_IN_MEMORY", largest)
     whole = ad.read_h5ad(data / "cells.h5ad")
     before = files_in(data)
@@ -34,7 +35,7 @@ def test_cells_and_genes_are_those_of_the_whole_table(data, tmp_path, monkeypatc
     assert files_in(tmp_path) == [] and files_in(data) == before
 
 
-def test_rows_beyond_max_cells_are_not_read(data, tmp_path, monkeypatch):  # noqa: F811
+def test_rows_beyond_max_cells_are_not_read(data, tmp_path, monkeypatch):
     asked, original = [], _h5_batches.H5Batches.__getitems__
     monkeypatch.setattr(
         _h5_batches.H5Batches, "__getitems__", lambda self, rows: asked.extend(rows) or original(self, rows)
@@ -53,7 +54,7 @@ def test_rows_beyond_max_cells_are_not_read(data, tmp_path, monkeypatch):  # noq
             file["X"][10:] = kept
 
 
-def test_an_error_leaves_nothing_behind(data, tmp_path):  # noqa: F811
+def test_an_error_leaves_nothing_behind(data, tmp_path):
     (tmp_path / "genes.txt").write_text("gene_00\nno_such\n")
     for source in SOURCES:
         cells = _cvae_cells.cells(data / source, tmp_path / "run", tmp_path / "genes.txt")
@@ -66,7 +67,7 @@ def test_an_error_leaves_nothing_behind(data, tmp_path):  # noqa: F811
     assert files_in(tmp_path) == ["bad.h5ad", "genes.txt"]
 
 
-def test_training_and_answers_are_the_same_from_disk(run, data, tmp_path, monkeypatch):  # noqa: F811
+def test_training_and_answers_are_the_same_from_disk(run, data, tmp_path, monkeypatch):
     infer = ["--predict-cell-types", "--analyze-perturbations", "--analyze-latent", "--device", "cpu"]
     for name, largest in (("memory", 2**30), ("disk", 0)):
         monkeypatch.setattr(_cvae_cells, "_IN_MEMORY", largest)

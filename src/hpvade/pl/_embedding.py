@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
+from matplotlib.lines import Line2D
 
 from .._figures._finish import finished
 from .._figures._palette import categories, colours, stored_palette
@@ -90,11 +92,16 @@ def embedding(
         names = [str(name) for name in groups.categories]
         every = categories(adata.obs[color]) if color in adata.obs else names
         palette = stored_palette(adata, color, every, palette)
-        for code, (name, colour) in enumerate(zip(names, colours(names, palette), strict=True)):
-            ax.scatter(*points[:, groups.codes == code], color=colour, label=name, **style)
+        shades = to_rgba_array(colours(names, palette))
+        mixed = np.random.default_rng(0).permutation(np.flatnonzero(groups.codes >= 0))  # no group hides another
+        ax.scatter(*points[:, mixed], c=shades[groups.codes[mixed]], **style)
         ax.legend(
+            handles=[
+                Line2D([], [], linestyle="", marker="o", markersize=5, markeredgewidth=0, color=shade, label=name)
+                for name, shade in zip(names, shades, strict=True)
+            ],
             title=color, loc="center left", bbox_to_anchor=(1.1 if len(axes) == 3 else 1.01, 0.5), frameon=False,
-            fontsize="small", markerscale=np.sqrt(30 / style["s"]),
+            fontsize="small",
         )  # fmt: skip
     for name, axis in zip("xyz", axes, strict=False):
         getattr(ax, f"set_{name}label")(f"{basis.removeprefix('X_')} {axis}")
