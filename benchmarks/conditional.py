@@ -1,4 +1,4 @@
-"""ConditionalVAE on real stimulated and control blood cells: counterfactuals, labels, new cells, rare types, time.
+"""ConditionalVAE on real stimulated and control blood cells: counterfactuals, labels, new cells, time.
 
     python benchmarks/conditional.py DATA_FOLDER [--seeds 0 1 2] [--only PART ...] [--cases CASE ...] [--records FILE]
 
@@ -28,7 +28,6 @@ KEYS = {"perturbation_key": "condition", "control_category": "ctrl"}
 OTHER_TYPES = ["B", "CD4 T", "CD8 T", "Mono", "NK"]  # with 40 cells or more in both conditions
 OTHER, BACK = "other cells of the study", "stimulated to control"
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
-PER_TYPE, RARE, FILLED = 200, 10, 100  # cells of the reference with a rare type
 
 
 def fit(adata: ad.AnnData, seed: int, **keys) -> hp.ConditionalVAE:
@@ -119,46 +118,6 @@ def generation(folder: Path, file: str, seed: int) -> list[dict]:
     return rows
 
 
-def augment(folder: Path, rare: str, seed: int) -> list[dict]:
-    """Ten cells of one type and 200 of the others; the test is pseudo-bulk of cells that nobody saw."""
-    adata = ad.read_h5ad(folder / f"{CONTROL}.h5ad")
-    rng = np.random.default_rng(seed)
-    unseen = rng.random(adata.n_obs) < 0.5
-    chosen = []
-    for kind in adata.obs["cell_type"].unique():
-        cells = np.flatnonzero(~unseen & (adata.obs["cell_type"] == kind).to_numpy())
-        chosen.append(rng.choice(cells, RARE if kind == rare else PER_TYPE, replace=False))
-    reference = adata[np.concatenate(chosen)].copy()
-    bulk = hp.pp.simulate_bulk(adata[unseen].copy(), "cell_type", 100, n_cells=500, sample_key="donor", seed=seed)
-    cvae = fit(reference.copy(), seed, experiment_key="donor")
-    references = {
-        "10 cells": reference,
-        "10 cells, augmented": cvae.augment_reference(min_cells=FILLED, seed=seed),
-    }
-    rows = []
-    for name, cells in references.items():
-        scvi.settings.seed = seed
-        hp.HPVADE.setup_anndata(cells, "cell_type", sample_key="donor")
-        model = hp.HPVADE(cells)
-        model.train(**QUIET)
-        target = bulk.copy()
-        model.deconvolve(target)
-        truth, found = target.obsm["proportions"], target.obsm["hpvade_proportions"]
-        errors = found[truth.columns] - truth
-        nnls = target.obsm["hpvade_proportions_nnls"][rare] - truth[rare]
-        rows.append(
-            {
-                "reference": name,
-                "RMSE": np.sqrt((errors[rare] ** 2).mean()),
-                "r": np.corrcoef(found[rare], truth[rare])[0, 1],
-                "RMSE of all types": np.sqrt((errors.to_numpy() ** 2).mean()),
-                "RMSE of NNLS": np.sqrt((nnls**2).mean()),
-                "RMSE of the constant": truth[rare].std(ddof=0),
-            }
-        )
-    return rows
-
-
 def speed(folder: Path, case: str, seed: int) -> list[dict]:
     adata = ad.read_h5ad(folder / f"{CONTROL}.h5ad")[:5000, :2000].copy()
     adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
@@ -174,9 +133,8 @@ PARTS = {
     "others": Part(
         [f"{OTHER}: {kind}" for kind in OTHER_TYPES] + [f"{BACK}: {kind}" for kind in TYPES], others, by_what
     ),
-    "labels": Part([KANG, CONTROL], labels, medians("case", "predictor")),
+    "labels": Part([KANG], labels, medians("case", "predictor")),
     "generation": Part([KANG], generation, medians("against", "statistic")),
-    "augment": Part(["NK cells", "B cells"], augment, medians("case", "reference")),
     "speed": Part(["defaults"], speed, as_measured, seeds=[0]),
 }
 
