@@ -145,20 +145,17 @@ def augment(folder: Path, kind: str, seed: int) -> list[dict]:
 
 
 def against(first: str):
-    """Medians over seeds, and the change of RMSE from the first row in median and at worst."""
+    """Medians over draws, and the change of RMSE from the first row in median and at worst."""
 
     def table(rows: pd.DataFrame) -> pd.DataFrame:
         keys = ["case", "cohort", "seed"]
         start = rows[rows["reference"] == first].set_index(keys)["RMSE"]
         rows = rows.assign(change=rows["RMSE"] / start.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy() - 1)
         groups = rows.groupby(["case", "cohort", "reference"], sort=False)
-        found = groups.median(numeric_only=True).drop(columns="seed")
-        found["worst change"] = groups["change"].max()
-        over = rows.groupby("reference", sort=False)["change"]
-        every = pd.DataFrame({"change": over.median(), "worst change": over.max()})
-        every.index = pd.MultiIndex.from_product([["all"], ["all"], every.index], names=found.index.names)
-        found["seeds"] = groups["seed"].nunique()
-        return pd.concat([found, every])
+        found = groups[["RMSE", "NNLS", "constant"]].median()
+        found["change"] = groups["change"].median().map("{:+.0%}".format)
+        found["worst draw"] = groups["change"].max().map("{:+.0%}".format)
+        return found.assign(draws=groups["seed"].nunique())
 
     return table
 
