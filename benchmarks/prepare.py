@@ -1,13 +1,13 @@
 """Does preparing the reference help on real bulk? As it is, prepared by a model family, and by the simple thing.
 
-    python benchmarks/prepare.py DATA_FOLDER [--only rare augment context ambient] [--seeds 0 1 2] [--records FILE]
+    python benchmarks/prepare.py DATA_FOLDER [--only PART ...] [--seeds 0 1 2] [--records FILE]
 
 `rare`, `augment`: PBMC 3k with repaired labels, 10 cells of one type left and at most 100 of the others. `context`: the
 stimulated cells of Kang as reference, moved to the control condition. `ambient`: PBMC 3k with planted ambient RNA, and
-Kang's controls, cleaned without a network. Bulk: Hoek, Finotello and Newman with measured truth, solved by regression
-(`hp.tl.solve`, for several studies `HPVADE.train(max_epochs=0)`, which is the same regression). RMSE over types,
-medians over seeds, beside NNLS and the constant predictor that knows the mean of the truth. All rows of a case have the
-same genes.
+Kang's controls, cleaned without a network. `trained`: whether the networks of `HPVADE` change the answer. Bulk: Hoek,
+Finotello and Newman with measured truth, solved by regression (`hp.tl.solve`, for several studies
+`HPVADE.train(max_epochs=0)`, which is the same regression). RMSE over types, medians over seeds, beside NNLS and the
+constant predictor that knows the mean of the truth. All rows of a case have the same genes.
 """
 
 import functools
@@ -41,19 +41,28 @@ def cohorts(folder: Path) -> dict:
     return {k: (ad.read_h5ad(folder / f"{of['bulk']}.h5ad"), of, config["classes"]) for k, of in entries.items()}
 
 
-def scores(folder: Path, name: str, adata: ad.AnnData, study_key: str | None = None, of: str = "") -> list[dict]:
-    """RMSE on every cohort; with `of`, also that of one type."""
+def scores(
+    folder: Path,
+    name: str,
+    adata: ad.AnnData,
+    study_key: str | None = None,
+    of: str = "",
+    model: hp.HPVADE | None = None,
+) -> list[dict]:
+    """RMSE on every cohort; with `of`, also that of one type; of `hp.tl.solve`, several studies, or of a `model`."""
     rows = []
+    if study_key is not None:
+        hp.HPVADE.setup_anndata(adata, "cell_type", sample_key="donor", study_key=study_key)
+        model = hp.HPVADE(adata)
+        model.train(max_epochs=0, **QUIET)
     for cohort, (bulk, entry, classes) in cohorts(folder).items():
         scale = "log2" if entry.get("transform") == "exp2" else "auto"
-        if study_key is None:
+        if model is None:
             done = hp.tl.solve(
                 bulk, adata, labels_key="cell_type", sample_key="donor", input_type=scale, key_added="found", copy=True
             )
         else:
-            hp.HPVADE.setup_anndata(adata, "cell_type", sample_key="donor", study_key=study_key)
-            model, done = hp.HPVADE(adata), bulk.copy()
-            model.train(max_epochs=0, **QUIET)
+            done = bulk.copy()
             model.deconvolve(done, input_type=scale, key_added="found")
         row = {"cohort": cohort, "reference": name}
         for column, key in (("RMSE", "found"), ("NNLS", "found_nnls")):
@@ -251,6 +260,40 @@ def ambient(folder: Path, case: str, seed: int) -> list[dict]:
     return [row for name, cells in references.items() for row in scores(folder, name, as_reference(cells))]
 
 
+def trained(folder: Path, case: str, seed: int) -> list[dict]:
+    """The regression beside `HPVADE` with its networks trained by default, on references as they are."""
+    if case == NETWORKS[0]:
+        cells = thinned(folder, "NK", seed)[1]
+    elif case == NETWORKS[1]:
+        cells = ad.read_h5ad(folder / "kang_ctrl_stim.h5ad")
+        cells = cells[np.random.default_rng(seed).permutation(cells.n_obs)[:1000]]
+        cells.obs["cell_type"] = cells.obs["cell_type_coarse"]
+        cells = as_reference(variable_genes(cells[cells.obs["condition"] == "stim"].copy(), GENES))
+    else:
+        cells = blood(folder, 1000)
+        cells = cells[np.random.default_rng(seed).permutation(cells.n_obs)[:1000]].copy()
+        cells = as_reference(hp.datasets.plant_ambient(cells, seed=seed))
+    rows = scores(folder, "regression", cells)
+    scvi.settings.seed = seed
+    hp.HPVADE.setup_anndata(cells, "cell_type", sample_key="donor")
+    model = hp.HPVADE(cells)
+    model.train(**QUIET)
+    return [
+        {"cohort": row["cohort"], "regression": row["RMSE"], "HPVADE": own["RMSE"], "constant": row["constant"]}
+        | {"largest difference": abs(own["RMSE"] - row["RMSE"])}
+        for row, own in zip(rows, scores(folder, "HPVADE", cells, model=model), strict=True)
+    ]
+
+
+def with_largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians over draws, but the largest difference."""
+    groups = rows.groupby(["case", "cohort"], sort=False)
+    found = groups[["regression", "HPVADE", "constant"]].median()
+    found["largest difference"] = groups["largest difference"].max().map("{:.4f}".format)
+    return found.assign(draws=groups["seed"].nunique())
+
+
+NETWORKS = ["ten NK cells", "stimulated cells", "planted ambient RNA"]
 CONTEXTS, CLEANED = ["ten control cells per type", "half of the control cells"], ["PBMC 3k, planted", "Kang control"]
 RARE_TYPES = ["NK", "B", "CD8 T"]
 PARTS = {
@@ -258,6 +301,7 @@ PARTS = {
     "augment": Part(RARE_TYPES, augment, against("as it is")),
     "context": Part(CONTEXTS, context, against("as it is")),
     "ambient": Part(CLEANED, ambient, against("as it is")),
+    "trained": Part(NETWORKS, trained, with_largest),
 }
 
 if __name__ == "__main__":
