@@ -25,6 +25,23 @@ def test_shift_is_additive_plus_the_residual_of_known_combinations():
     assert torch.equal(loaded.mean(codes), shift.mean(codes)), "kept with the model, to translate"
 
 
+def test_change_follows_the_levels_of_known_combinations():
+    torch.manual_seed(0)
+    profiles, combinations, levels = [torch.randn(2, 4)], torch.tensor([[1], [0]]), torch.randn(2, 4)
+    shift = ContextShift([2], 4)
+    shift.fit(profiles, combinations, torch.zeros(2, 4))
+    one, zero = torch.tensor([[1]]), torch.tensor([[0]])
+    assert torch.equal(shift.change(zero, one), shift(zero, one)), "no levels: as the effects say"
+    shift.fit(profiles, combinations, torch.zeros(2, 4), levels=levels)
+    torch.testing.assert_close(shift.change(zero, one), (levels[0] - levels[1])[None])
+    unknown = torch.tensor([[-1]])
+    assert torch.equal(shift.change(unknown, one), shift(unknown, one))
+    older = {name: value for name, value in shift.state_dict().items() if "levels" not in name}
+    loaded = ContextShift([2], 4)
+    loaded.load_state_dict(older)
+    assert torch.equal(loaded.change(zero, one), shift(zero, one)), "a model saved without levels"
+
+
 def test_many_fields_with_many_categories_do_not_collide():
     torch.manual_seed(0)
     combinations = torch.unique(torch.randint(-1, 200, (256, 12)), dim=0)

@@ -287,6 +287,12 @@ def test_translated_reference_is_counts_that_hpvade_takes(cycle, unchanged):
     assert (again.X != translated.X).nnz == 0
 
 
+def log_mean(cells):
+    """log1p of mean counts per 10,000."""
+    X = cells.X.toarray()
+    return np.log1p((1e4 * X / X.sum(axis=1, keepdims=True)).mean(axis=0))
+
+
 def test_translated_cells_change_on_average_as_measured(cells, fit_cycle, tmp_path):
     """Types respond in their own ways: the mean of each type is that of the training cells, whatever the network."""
     adata = cells(specific_sd=1.0)
@@ -295,15 +301,18 @@ def test_translated_cells_change_on_average_as_measured(cells, fit_cycle, tmp_pa
         control = adata[(adata.obs["condition"] == "condition_0").to_numpy()].copy()
         kinds, rows = control.obs["cell_type"].astype(str).to_numpy(), np.arange(control.n_obs)
         cells_, indices = _tables.cells(model, control, rows)
-        change = np.concatenate([c for _, c in changes(model, cells_, {"condition": "condition_1"}, indices)])
-        X, train = log1p(adata), model.train_indices
+        change = np.concatenate([c for _, _, c in changes(model, cells_, {"condition": "condition_1"}, indices)])
+        train = model.train_indices
         of = adata.obs.iloc[train][["condition", "cell_type"]].astype(str).agg(" ".join, axis=1).to_numpy()
+        translated = model.translate_reference(control, to={"condition": "condition_1"}, seed=0)
         for kind in np.unique(kinds):
-            measured = X[train][of == f"condition_1 {kind}"].mean(axis=0) - X[train][of == f"condition_0 {kind}"].mean(
-                axis=0
-            )
-            found = change[kinds == kind].mean(axis=0)
-            assert correlation(found, measured) > 0.98 and np.std(change[kinds == kind], axis=0).max() > 0
+            after, before = (log_mean(adata[train][of == f"{name} {kind}"]) for name in ("condition_1", "condition_0"))
+            assert correlation(change[kinds == kind].mean(axis=0), after - before) > 0.98
+            assert np.std(change[kinds == kind], axis=0).max() > 0
+            own = translated[kinds == kind]
+            found = log_mean(own) - log_mean(control[kinds == kind])
+            assert correlation(found, after - before) > 0.98
+            assert np.sqrt(np.mean((found - (after - before)) ** 2)) < 0.1 * np.std(after - before) + 0.1
         model.save(tmp_path / "model", overwrite=True)
         again = hp.CycleAE.load(tmp_path / "model", adata=control).module.shift
         assert torch.equal(again.residuals, model.module.shift.residuals) and again.residuals.abs().max() > 0.1

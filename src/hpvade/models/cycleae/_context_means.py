@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from ...io._rows import iter_rows
-from ...reference._shift import shrink_to
+from ...reference._shift import Moments, shrink_to
 from ._context_data import ContextDataModule
 
 _MAX_COMBINATIONS, _SAMPLE_VALUES = 256, 2**24
@@ -25,7 +25,9 @@ class ContextMeans:
     residuals
         What their means differ from the additive prediction (K x genes), shrunk as far as their noise demands.
     n_cells, measured
-        Training cells of the combinations, and the share of their residual that was kept (K,).
+        Training cells of the combinations, and the share that was kept (K,) of what they differ from an additive model.
+    levels
+        log1p of their mean counts per 10,000 (K x genes), shrunk likewise; None without the scale log1p.
     sample, sample_codes
         Scaled expression of some training cells (cells x genes), and their codes (cells x F).
     variance
@@ -37,6 +39,7 @@ class ContextMeans:
     residuals: np.ndarray
     n_cells: np.ndarray
     measured: np.ndarray
+    levels: np.ndarray | None
     sample: np.ndarray
     sample_codes: np.ndarray
     variance: float
@@ -77,11 +80,12 @@ def context_means(
 
     design = _design(data.codes, n_codes)  # one-hot, with a constant in front
     first, sums, squares, gram, by_combination, squares_by, sampled, sampled_cells = 0, 0.0, 0.0, 0.0, 0.0, 0.0, [], []
-    share = None
+    share, rates, rates_squared, per_count = None, 0.0, 0.0, 0.0
     for chunk in data.chunks:
         for rows, X in iter_rows(chunk.load(), 2048):
             at = np.arange(first + rows.start, first + rows.stop)
             at, X = at[chosen[at]], X[chosen[at]]
+            size = 1e4 / np.maximum(np.asarray(X.sum(axis=1)).ravel(), 1e-30)
             X = log1p_cp10k(X) if log1p else X
             if share is None:
                 share = min(1.0, _SAMPLE_VALUES / (len(data.train_idx) * X.shape[1]))
@@ -93,6 +97,11 @@ def context_means(
             one = sparse.csr_matrix((np.ones(len(known)), (k[known], known)), (len(frequent), len(at)))
             by_combination = by_combination + (one @ X).toarray()
             squares_by = squares_by + (one @ X.multiply(X)).toarray()
+            if log1p:
+                rate = X.expm1()
+                rates = rates + (one @ rate).toarray()
+                rates_squared = rates_squared + (one @ rate.multiply(rate)).toarray()
+                per_count = per_count + one @ size
             drawn = rng.random(len(at)) < share
             sampled.append(X[drawn].toarray())
             sampled_cells.append(at[drawn])
@@ -112,11 +121,15 @@ def context_means(
         np.where(combinations[frequent, f, None] >= 0, p[combinations[frequent, f]], 0) for f, p in enumerate(profiles)
     )
     residuals, measured = _residuals(by_combination, squares_by, counts[frequent], expected)
+    levels = None
+    if log1p:
+        found = _moments(rates, rates_squared, per_count, counts[frequent])
+        levels, measured = _levels(found, combinations[frequent], n_codes)
     variance = float((squares / n - mean**2).mean())
     sample = np.concatenate(sampled).astype(np.float32)
     sample_codes = data.codes[np.concatenate(sampled_cells)]
     return ContextMeans(
-        profiles, combinations[frequent], residuals, counts[frequent], measured, sample, sample_codes, variance
+        profiles, combinations[frequent], residuals, counts[frequent], measured, levels, sample, sample_codes, variance
     )
 
 
@@ -131,6 +144,25 @@ def _residuals(sums: np.ndarray, squares: np.ndarray, n: np.ndarray, expected: n
     found = shrink_to(mean - expected, noise, np.zeros_like(mean))
     kept = np.linalg.norm(found, axis=1) / np.maximum(np.linalg.norm(mean - expected, axis=1), 1e-300)
     return found, np.minimum(kept, 1.0)
+
+
+def _moments(sums: np.ndarray, squares: np.ndarray, per_count: np.ndarray, n: np.ndarray) -> Moments:
+    """Moments of counts per 10,000 from sums over the cells of each combination (K, genes)."""
+    mean = sums / n[:, None]
+    variance = (squares - n[:, None] * mean**2).clip(min=0) / np.maximum(n - 1, 1)[:, None]
+    return Moments(mean, variance, n, per_count / n)
+
+
+def _levels(found: Moments, combinations: np.ndarray, n_codes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """log1p mean counts per 10,000 (K, genes), shrunk to an additive model of the fields, and the share kept (K,)."""
+    design = _design(combinations, n_codes).toarray()
+    weighted = design.T * found.n_cells
+    ridge = np.diag([0.0, *np.ones(design.shape[1] - 1)])
+    additive = design @ np.linalg.solve(weighted @ design + ridge, weighted @ found.log)
+    residual = found.log - additive
+    kept = shrink_to(residual, found.log_variance, np.zeros_like(residual))
+    share = np.linalg.norm(kept, axis=1) / np.maximum(np.linalg.norm(residual, axis=1), 1e-300)
+    return additive + kept, np.minimum(share, 1.0)
 
 
 def _design(codes: np.ndarray, n_codes: list[int]) -> sparse.csr_matrix:

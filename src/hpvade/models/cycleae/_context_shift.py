@@ -30,6 +30,8 @@ class ContextShift(nn.Module):
         self.register_buffer("factors", torch.tensor(factors), persistent=False)
         self.register_buffer("keys", torch.full((n_combinations,), 2**63 - 1))
         self.register_buffer("residuals", torch.zeros(n_combinations, n_genes))
+        self.register_buffer("levels", torch.zeros(n_combinations, n_genes))
+        self.register_buffer("has_levels", torch.tensor(False))
         self.register_buffer("n_cells", torch.zeros(n_combinations, dtype=torch.long))
         self.register_buffer("measured", torch.zeros(n_combinations))
 
@@ -41,6 +43,7 @@ class ContextShift(nn.Module):
         residuals: Tensor,
         n_cells: Tensor | None = None,
         measured: Tensor | None = None,
+        levels: Tensor | None = None,
     ) -> None:
         """Take over the means.
 
@@ -52,13 +55,16 @@ class ContextShift(nn.Module):
             Codes (K, F) of combinations, at most 256, and what their means differ (K, G) from the additive prediction.
         n_cells, measured
             Cells of the combinations (K,), and the share of the difference that was kept.
+        levels
+            log1p of mean counts per 10,000 of the combinations (K, G), which :meth:`change` follows.
         """
         for f, profile in enumerate(profiles):
             getattr(self, f"profile_{f}")[:-1] = profile
         keys, order = self._keys(combinations.to(self.factors.device)).sort()
         self.keys.fill_(2**63 - 1)[: len(keys)] = keys
         self.residuals.zero_()[: len(keys)] = residuals.to(self.residuals)[order]
-        for buffer, values in ((self.n_cells, n_cells), (self.measured, measured)):
+        self.has_levels.fill_(levels is not None)
+        for buffer, values in ((self.n_cells, n_cells), (self.measured, measured), (self.levels, levels)):
             buffer.zero_()
             if values is not None:
                 buffer[: len(keys)] = values.to(buffer)[order]
@@ -82,6 +88,17 @@ class ContextShift(nn.Module):
         total = sum(getattr(self, f"profile_{f}")[codes[:, f]] for f in range(codes.shape[1]))
         at, known = self._find(codes)
         return total + self.residuals[at] * known[:, None]
+
+    def change(self, source: Tensor, target: Tensor) -> Tensor:
+        """Change (B, G) of log1p mean counts per 10,000 between two contexts; :meth:`forward` where it is not known."""
+        (a, known_a), (b, known_b) = self._find(source), self._find(target)
+        known = (known_a & known_b & self.has_levels)[:, None]
+        return torch.where(known, self.levels[b] - self.levels[a], self(source, target))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name in ("levels", "has_levels"):  # not in older models
+            state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Mean difference (B, G) of expression between two contexts."""

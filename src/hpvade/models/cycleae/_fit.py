@@ -63,7 +63,8 @@ def run(
     means = context_means(data, module.n_codes, np.random.default_rng(data.seed), log1p=module.scale == "log1p")
     profiles = [torch.as_tensor(p, dtype=torch.float32) for p in means.profiles]
     found = (means.combinations, means.residuals, means.n_cells, means.measured)
-    module.shift.fit(profiles, *map(torch.as_tensor, found))
+    levels = None if means.levels is None else torch.as_tensor(means.levels)
+    module.shift.fit(profiles, *map(torch.as_tensor, found), levels)
 
     def initialise() -> None:
         module.generator.to("cpu")

@@ -69,8 +69,8 @@ def target_codes(model, context: Mapping, n: int) -> dict[int, np.ndarray]:
 
 
 @torch.inference_mode()
-def moves(model, adata, context: Mapping, indices) -> Iterator[tuple[np.ndarray, Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of cells, codes of their source and target, and expression, on the model's scale, in both."""
+def moves(model, adata, context: Mapping, indices) -> Iterator[tuple[np.ndarray, *tuple[Tensor, ...]]]:
+    """Rows of cells, their expression, codes of their source and target, and the reconstruction in both."""
     targets, at = target_codes(model, context, len(indices)), 0
     by_field, generator = model.module.by_field, model.module.generator
     for rows, x, source in batches(model, adata, indices):
@@ -78,7 +78,7 @@ def moves(model, adata, context: Mapping, indices) -> Iterator[tuple[np.ndarray,
         for f, codes in targets.items():
             target[:, f] = torch.from_numpy(codes[at : at + len(rows)]).to(target.device)
         hidden = generator.encode(x, by_field(source))
-        yield rows, source, target, *(generator.decode(hidden, by_field(codes)) for codes in (source, target))
+        yield rows, x, source, target, *(generator.decode(hidden, by_field(codes)) for codes in (source, target))
         at += len(rows)
 
 

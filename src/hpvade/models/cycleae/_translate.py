@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ..._keys import Keys
-from ...reference._shift import whole
+from ...reference._shift import rewritten, whole
 from ._context_data import take_rows
 from ._context_field import CONTEXT_KEY
 from ._contexts import MISSING
@@ -26,10 +26,8 @@ def translate_reference(model, adata: AnnData | None, to: Mapping, seed: int | N
     rng = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
     table = _evidence(model, adata, to, indices)
     X = model.get_anndata_manager(adata, required=True).get_from_registry("X")
-    blocks = [
-        _counts(take_rows(X, rows), change, model.module.scale, rng)
-        for rows, change in changes(model, adata, to, indices)
-    ]
+    rewrite = rewritten if model.module.scale == "log1p" else _added
+    blocks = [rewrite(take_rows(X, rows), *change, rng) for rows, *change in changes(model, adata, to, indices)]
     obs = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
     columns = {str(column): column for column in obs.columns}
     for field, value in to.items():
@@ -68,37 +66,39 @@ def _evidence(model, adata: AnnData, to: Mapping, indices: np.ndarray) -> pd.Dat
 
 
 @torch.inference_mode()
-def changes(model, adata: AnnData, to: Mapping, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of cells and their change (rows x genes): that of the network, with the measured mean of each pair."""
-    means = _mean_changes(moves(model, adata, to, indices))
-    for rows, source, target, same, moved in moves(model, adata, to, indices):
-        change = (moved - same + model.module.shift(source, target)).cpu().numpy()
-        yield rows, change - np.stack([means[pair] for pair in _pairs(source, target)])
+def changes(model, adata: AnnData, to: Mapping, indices: np.ndarray) -> Iterator[tuple]:
+    """Rows of cells, the mean of the cells that change alike, and their change, both (rows x genes).
+
+    Means are on the model's scale, log1p of mean counts per 10,000 or counts. The change is the measured one of the
+    two contexts, and what the network says of the cell beyond its mean.
+    """
+    shift = model.module.shift
+    measured = shift.change if model.module.scale == "log1p" else shift
+    means = _means(model.module.scale, moves(model, adata, to, indices))
+    for rows, _, source, target, same, moved in moves(model, adata, to, indices):
+        change = (moved - same + measured(source, target)).cpu().numpy()
+        base, by_network = (np.stack(of) for of in zip(*(means[pair] for pair in _pairs(source, target)), strict=True))
+        yield rows, base, change - by_network
 
 
-def _mean_changes(moved_cells) -> dict[tuple[int, ...], np.ndarray]:
-    """Mean change (genes,) by the network, over the cells of each pair of source and target."""
+def _means(scale: str, moved_cells) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+    """Of the cells of each pair of source and target: their mean, and the mean change by the network (genes,)."""
     sums, sizes = {}, {}
-    for _, source, target, same, moved in moved_cells:
+    for _, x, source, target, same, moved in moved_cells:
         names, member = np.unique(_pairs(source, target), axis=0, return_inverse=True)
-        change = (moved - same).cpu().numpy().astype(float)
+        values = np.stack([(x.expm1() if scale == "log1p" else x).cpu().numpy(), (moved - same).cpu().numpy()])
         for i, pair in enumerate(map(tuple, names.tolist())):
             mine = member.ravel() == i
-            sums[pair] = sums.get(pair, 0.0) + change[mine].sum(axis=0)
+            sums[pair] = sums.get(pair, 0.0) + values[:, mine].sum(axis=1, dtype=float)
             sizes[pair] = sizes.get(pair, 0) + int(mine.sum())
-    return {pair: (total / sizes[pair]).astype(np.float32) for pair, total in sums.items()}
+    means = {pair: (total / sizes[pair]).astype(np.float32) for pair, total in sums.items()}
+    return {pair: (np.log1p(x) if scale == "log1p" else x, change) for pair, (x, change) in means.items()}
 
 
 def _pairs(source: torch.Tensor, target: torch.Tensor) -> list[tuple[int, ...]]:
     return list(map(tuple, torch.cat([source, target], dim=1).tolist()))
 
 
-def _counts(x: np.ndarray, change: np.ndarray, scale: str, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Whole counts: the cell's own expression plus the change, with the cell's own total, rounded at random."""
-    if scale == "log1p":
-        size = x.sum(axis=1, keepdims=True)
-        y = np.expm1(np.maximum(np.log1p(1e4 * x / np.maximum(size, 1e-30)) + change, 0))
-        y *= size / np.maximum(y.sum(axis=1, keepdims=True), 1e-30)
-    else:
-        y = np.maximum(x + change, 0)
-    return whole(y, rng)
+def _added(x: np.ndarray, base: np.ndarray, change: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
+    """Whole counts of cells `x` after a change of counts; see `reference._shift.rewritten`, with the same arguments."""
+    return whole(np.maximum(x + change, 0), rng)
