@@ -79,7 +79,7 @@ def test_labels_that_are_missing_are_kept_as_the_message_says(cells, fit, unchan
     adata = cells(90)
     truth = adata.obs["cell_type"].astype(str).to_numpy()
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
-    adata.obs.iloc[:6, list(adata.obs).index("cell_type")] = np.nan
+    adata.obs.iloc[:6, list(adata.obs).index("cell_type")] = [*[np.nan] * 4, "", "None"]
     with unchanged(adata), pytest.raises(ValueError, match="missing .* for 6 of 90 cells") as caught:
         hp.ConditionalVAE.setup_anndata(adata, "cell_type")
     remedy, option = str(caught.value).split("cells of no type: `")[1].split("` and ")
