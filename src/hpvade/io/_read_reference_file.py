@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.io import mmread
 
 from .._keys import Keys
+from .._text import warn
 from ._annotation import match_rows, read_obs
 from ._gene_map import add_up
 from ._kinds import as_path, file_kind, read_any_cells, read_whole
@@ -163,11 +164,9 @@ def _with_obs(adata: AnnData, obs) -> AnnData:
     rows = pd.Index(keys[first]).get_indexer(cells)
     found = rows >= 0
     if not found.all():
-        warnings.warn(
+        warn(
             f"{(~found).sum()} of {len(cells)} cells have no row in {name}, such as {cells[~found][0]!r}; they are "
-            "left out.",
-            UserWarning,
-            stacklevel=3,
+            "left out."
         )
     joined = table[first].iloc[rows[found]].drop(columns=[] if column is None else [column])
     joined.index = adata.obs_names[found]

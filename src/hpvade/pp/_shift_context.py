@@ -2,6 +2,8 @@ from typing import Any
 
 from anndata import AnnData
 
+from .._text import warn
+
 
 def shift_context(
     adata: AnnData,
@@ -64,8 +66,6 @@ def shift_context(
     >>> moved.obs["condition"].unique().tolist()
     ['condition_1']
     """
-    import warnings
-
     import numpy as np
     import pandas as pd
     from scipy import sparse
@@ -104,11 +104,9 @@ def shift_context(
     table = pd.concat(tables, ignore_index=True)
     absent = sorted(set(table.loc[table["n_target"] == 0, labels_key]))
     if absent:
-        warnings.warn(
+        warn(
             f"adata.obs[{context_key!r}] == {str(target)!r} has no cells of {', '.join(map(repr, absent[:10]))}: their "
-            "change is that of similar types, not measured.",
-            UserWarning,
-            stacklevel=2,
+            "change is that of similar types, not measured."
         )
     rng, blocks = np.random.default_rng(seed), []
     for rows, block in iter_rows(X, 2048):

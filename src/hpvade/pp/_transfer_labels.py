@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys, check_key
-from .._text import listed
+from .._text import listed, warn
 
 Method = Literal["logistic", "scanvi"]
 
@@ -129,11 +129,9 @@ def transfer_labels(
     else:
         probability = _scanvi(X, adata.var_names, asked, anchor, theirs, known, used, classifier.types)
     if probability.max() < min_probability:
-        warnings.warn(
+        warn(
             f"No cell reaches min_probability={min_probability}; the best has {probability.max():.2f}. None of the "
-            f"{asked.sum()} cells gets a label.",
-            UserWarning,
-            stacklevel=2,
+            f"{asked.sum()} cells gets a label."
         )
     result = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
     labels = own.copy()
@@ -204,11 +202,9 @@ def _choose(own, theirs, labels_key, types, mapping) -> tuple[np.ndarray, list[s
             "labels_key=None to label every cell."
         )
     if lacking and types is None:
-        warnings.warn(
+        warn(
             f"The anchor lacks {listed(lacking, 10)}: these cells keep their labels. If it has these types under other "
-            "names, pass mapping={'own name': 'name in the anchor'}.",
-            UserWarning,
-            stacklevel=3,
+            "names, pass mapping={'own name': 'name in the anchor'}."
         )
     return asked, chosen, lacking
 

@@ -1,12 +1,12 @@
 """Does a labelled reference contradict itself? Evidence per cell, shares per pair of types. Arrays in, tables out."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from .._text import warn
 from . import _label_evidence as evidence
 from ._blood_markers import MARKERS, blood_type
 from ._label_space import doublet_score, embed, neighbour_share, sample_cells
@@ -302,4 +302,4 @@ def warn_of_labels(adata, labels_key: str, layer: str | None) -> None:
     """Give the sentence of :func:`cheap_label_warning` as a warning, if there is one."""
     X = adata.X if layer is None else adata.layers[layer]
     if text := cheap_label_warning(X, adata.obs[labels_key], adata.var_names):
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warn(text)

@@ -1,10 +1,11 @@
 """Lightning callbacks: keep the best weights, raise the alarm on a constant predictor, write checkpoints."""
 
 import math
-import warnings
 from pathlib import Path
 
 import lightning.pytorch as lp
+
+from .._text import warn
 
 
 class KeepBest(lp.Callback):
@@ -106,14 +107,12 @@ class ConstantPredictorAlarm(lp.Callback):
         self._best = self._best if math.isnan(skill) else max(self._best, skill)
         if self._epochs == self.patience and self._best < self.min_skill:
             trainer.should_stop = True
-            warnings.warn(
+            warn(
                 f"training stopped after {self._epochs} validation epochs: {self.metric} reached {self._best:.3f}, "
                 f"below {self.min_skill}. The proportion network predicts nearly the same composition for every "
                 "sample, so its proportions carry no information. Check for cell types with nearly the same "
                 "signature (merge them), too few genes (use 1,000 or more), types with very few cells, and the "
-                "learning rate (try a third of it, and three times as much).",
-                UserWarning,
-                stacklevel=2,
+                "learning rate (try a third of it, and three times as much)."
             )
 
     def state_dict(self) -> dict:

@@ -12,6 +12,7 @@ import pandas as pd
 from lightning.pytorch.plugins.io import CheckpointIO
 from scvi.train import LoudEarlyStopping, SaveCheckpoint, TrainRunner, merge_kwargs
 
+from .._text import warn
 from ._callbacks import KeepBest
 from ._checkpoint import RunState, SealedCheckpoints, logged_history
 
@@ -82,11 +83,9 @@ class ResumableTrainRunner(TrainRunner):
         model.trainer = self.trainer
         if stopped:
             best = any(isinstance(c, KeepBest) and c.best_epoch is not None for c in self.trainer.callbacks)
-            warnings.warn(
+            warn(
                 f"training stopped by the user after {self.trainer.current_epoch} epochs; "
-                f"the {'best' if best else 'last'} weights so far are kept",
-                UserWarning,
-                stacklevel=4,
+                f"the {'best' if best else 'last'} weights so far are kept"
             )
 
     def _fit(self) -> bool:

@@ -1,12 +1,11 @@
 """What must hold for cells before they are registered, and which of them are held out."""
 
-import warnings
-
 import numpy as np
 import torch
 from anndata import AnnData
 
 from ..._keys import Keys
+from ..._text import warn
 from ...io._rows import use_sparse_matrix
 from ...reference._checks import check_cells
 from ...train._group_split import split_groups
@@ -63,11 +62,9 @@ def check_setup(
         return
     names = sorted(set(adata.obs[keys["perturbation_key"]].astype(str)))
     if control not in names:
-        warnings.warn(
+        warn(
             f"adata.obs[{keys['perturbation_key']!r}] has no control cells: control_category={control!r} is none of "
-            f"{names[:10]}. Perturbation effects need it; all else works.",
-            UserWarning,
-            stacklevel=3,
+            f"{names[:10]}. Perturbation effects need it; all else works."
         )
 
 

@@ -1,7 +1,6 @@
 """Pairs of expression and metadata files, streamed chunk by chunk."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..._text import warn
 from ...reference._checks import check_counts
 from ._context_data import Chunk, ContextDataModule
 from ._context_field import CONTEXT_KEY, MODES, codes_of
@@ -177,7 +177,7 @@ def _state(vocab: Mapping, specs: Mapping, missing: str) -> dict:
                 "expected both from the same data. Run `hpvade cycleae preprocess` again."
             )
         if spec["cardinality"] < 2:
-            warnings.warn(f"field {field!r} is skipped: it has one category.", UserWarning, stacklevel=4)
+            warn(f"field {field!r} is skipped: it has one category.")
             continue
         if spec.get("null_count") and missing == "error":
             raise ValueError(f"field {field!r} is missing for {spec['null_count']} cells; expected a value.")

@@ -1,6 +1,5 @@
 """The metadata fields of CycleAE as a field of scvi-tools' registry."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from anndata import AnnData
 from rich.table import Table
 from scvi.data.fields import BaseAnnDataField
 
+from ..._text import warn
 from ._contexts import MISSING, encode, values_of, vocabulary
 
 CONTEXT_KEY = "context"
@@ -107,11 +107,9 @@ def describe(obs: pd.DataFrame, context_keys: Sequence, missing: str) -> dict:
         if MISSING in categories:
             raise ValueError(f"adata.obs[{field!r}] holds {MISSING!r}, the name of missing values. Use NaN instead.")
         if len(categories) < 2:
-            warnings.warn(
+            warn(
                 f"field {field!r} is skipped: it has {len(categories)} "
-                f"categor{'y' if len(categories) == 1 else 'ies'}, so there is nothing to translate it to.",
-                UserWarning,
-                stacklevel=4,
+                f"categor{'y' if len(categories) == 1 else 'ies'}, so there is nothing to translate it to."
             )
             continue
         state["fields"].append(field)

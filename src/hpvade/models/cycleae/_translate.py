@@ -1,6 +1,5 @@
 """A labelled reference rewritten into another context, as counts."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ..._keys import Keys
+from ..._text import warn
 from ...reference._shift import rewritten, whole
 from ._context_data import take_rows
 from ._context_field import CONTEXT_KEY
@@ -56,11 +56,9 @@ def _evidence(model, adata: AnnData, to: Mapping, indices: np.ndarray) -> pd.Dat
     absent = table[(table["n_target"] == 0) & (pairs[:, : len(names)] != pairs[:, len(names) :]).any(axis=1)]
     if len(absent):
         first = ", ".join(f"{field}={absent.iloc[0][field]}" for field in model.fields)
-        warnings.warn(
+        warn(
             f"{len(absent)} of {len(table)} combinations of contexts have no training cells in the target, the first "
-            f"is {first}: their change is the sum of the fields' effects, not measured. See uns[{Keys.TRANSLATION!r}].",
-            UserWarning,
-            stacklevel=4,
+            f"is {first}: their change is the sum of the fields' effects, not measured. See uns[{Keys.TRANSLATION!r}]."
         )
     return table
 
