@@ -51,11 +51,11 @@ def planted_cells(folder: Path, cells: int, genes: int, seed: int) -> ad.AnnData
     return hp.datasets.plant_ambient(variable_genes(adata, genes), seed=seed)
 
 
-def fit_ambient(observed: ad.AnnData, epochs: int, seed: int) -> hp.AmbientRegularizedSCVI:
+def fit_ambient(observed: ad.AnnData, epochs: int, seed: int, **plan) -> hp.AmbientRegularizedSCVI:
     scvi.settings.seed = seed
     hp.AmbientRegularizedSCVI.setup_anndata(observed, batch_key="batch")
     model = hp.AmbientRegularizedSCVI(observed)
-    model.train(epochs, train_size=1.0, **QUIET)
+    model.train(epochs, train_size=1.0, plan_kwargs=plan, **QUIET)
     return model
 
 
@@ -192,10 +192,91 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def integration(folder: Path, args, seed: int) -> pd.DataFrame:
+def profiles(folder: Path, args, seed: int) -> pd.DataFrame:
+    """The profile that is learned by the networks, with the shape free in the second half of the epochs (default) or
+    throughout, that `get_clean_reference` finds, and the planted one: r of what deviates from the mean of the batch.
+
+    The mean is that of the cells' relative expression, which the profile starts at.
+    """
+    rows = []
+    for file in CLEAN:
+        whole = read_reference(folder, file)
+        some = variable_genes(whole[np.random.default_rng(seed).permutation(whole.n_obs)[: args.cells]], args.genes)
+        for concentration in (2.0, 5.0, 20.0):
+            shares = (0.05, 0.15, 0.4)
+            dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
+            relative, batch = dirty.X.multiply(1 / dirty.X.sum(axis=1)).tocsr(), dirty.obs["batch"]
+            truth = dirty.varm["ambient_profile"]
+            mean = pd.DataFrame({b: relative[(batch == b).to_numpy()].mean(axis=0).A1 for b in truth}, truth.index)
+
+            def row(method: str, model, profile, dirty=dirty, mean=mean, truth=truth, at=concentration, file=file):
+                clean = {
+                    name: model.get_clean_reference(labels_key=key, ambient_profile=profile)
+                    for name, key in (("clusters", None), ("labels", "cell_type"))
+                }
+                found = clean["clusters"].varm["ambient_profile"]
+                values = {"case": f"{file}, {at:g}: {method}"}
+                for k, b in enumerate(truth):
+                    deviation = found[:, k] - mean[b], truth[b] - mean[b]
+                    values[f"r {b}"] = np.corrcoef(*deviation)[0, 1]
+                for name, one in clean.items():
+                    scores = score(dirty[one.obs_names], one.X.toarray())
+                    values |= {f"share {b}, {name}": one.uns["ambient_share"].loc[b, "share"] for b in truth}
+                    values |= {f"{key}, {name}": scores[key] for key in ("drop of absent", "kept")}
+                return values
+
+            model = fit_ambient(dirty.copy(), args.epochs, seed)
+            free = fit_ambient(dirty.copy(), args.epochs, seed, background_level_share=0.0)
+            rows.append(row("learned", model, model.get_ambient_profile(normalize=True)))
+            rows.append(row("learned, always free", free, free.get_ambient_profile(normalize=True)))
+            rows.append(row("found", model, None))
+            rows.append(row("planted", model, truth))
+    return pd.DataFrame(rows)
+
+
+def query(folder: Path, args, seed: int) -> pd.DataFrame:
+    """Ambient fraction of one batch's cells when they come back as a query, at other depths and under a new name."""
+    observed, model = _fitted(folder, args.cells, args.genes, args.epochs, seed)
+    rng, rows = np.random.default_rng(seed), []
+    for batch in observed.obs["batch"].cat.categories:
+        own = observed[observed.obs["batch"] == batch].copy()
+        known = model.get_ambient_fraction(own).mean()
+        for depth in (0.2, 1.0, 5.0):
+            X = scipy.sparse.csr_matrix(rng.poisson(depth * own.X.toarray()).astype(np.float32))
+            new = ad.AnnData(X, obs=own.obs[["cell_type"]].assign(batch="new"), var=own.var[[]])
+            new = new[new.X.sum(axis=1).A1 > 0].copy()
+            scvi.settings.seed = seed
+            mapped = hp.AmbientRegularizedSCVI.load_query_data(new, model)
+            row = {"cells": f"{batch}, depth x {depth:g}", "planted": own.obs["ambient_fraction"].mean()}
+            row |= {"as reference": known, "untrained query": _untrained(mapped).get_ambient_fraction().mean()}
+            mapped.train(args.epochs, train_size=1.0, **QUIET)
+            rows.append(row | {"trained query": mapped.get_ambient_fraction().mean()})
+            rows[-1]["difference"] = abs(rows[-1]["trained query"] - known)
+    return pd.DataFrame(rows)
+
+
+def _untrained(model):
+    """The query as it starts, which is usable although it is not trained."""
+    model.is_trained_ = True
+    return model
+
+
+def seven(folder: Path, genes: int) -> ad.AnnData:
+    """Seven PBMC data sets of different protocols, 300 cells each; labels computed by classifiers."""
+    return variable_genes(read_reference(folder, "sc_pbmc_7batches_computed_labels"), genes)
+
+
+def kang(folder: Path, genes: int) -> ad.AnnData:
+    """2,000 control cells of five donors of one study, labels of the authors."""
+    adata = read_reference(folder, "ref_kang_ctrl_5donors")
+    return variable_genes(adata[np.random.default_rng(0).permutation(adata.n_obs)[:2000]].copy(), genes)
+
+
+def integration(folder: Path, args, seed: int, cells=seven) -> pd.DataFrame:
+    """scib-metrics of models of one size, with one warm-up of the divergence, which is printed as it ended."""
     from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
 
-    adata = variable_genes(read_reference(folder, "sc_pbmc_7batches_computed_labels"), args.genes)
+    adata = cells(folder, args.genes)
     adata.obs["batch"] = adata.obs["donor"].astype(str).astype("category")
     models = {
         "SCVI": (scvi.model.SCVI, {}),
@@ -205,30 +286,33 @@ def integration(folder: Path, args, seed: int) -> pd.DataFrame:
             {"nn_conditioning_covariate_keys": ["batch"]},
         ),
     }
-    seconds = {}
+    more, warmup = {}, max(args.epochs // 4, 1)
     for name, (cls, setup) in models.items():
         scvi.settings.seed = seed
         cls.setup_anndata(adata, batch_key="batch", **setup)
         model, start = cls(adata, n_hidden=args.hidden, n_latent=args.latent), time.process_time()
-        model.train(args.epochs, train_size=1.0, **QUIET)
-        seconds[name] = time.process_time() - start
-        adata.obsm[name] = model.get_latent_representation()
+        model.train(args.epochs, train_size=1.0, plan_kwargs={"n_epochs_kl_warmup": warmup}, **QUIET)
+        used = time.process_time() - start
+        mean, variance = model.get_latent_representation(return_dist=True)
+        kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1).mean()
+        more[name] = {"KL of z (nats)": kl, "warm-up (epochs)": warmup, "training CPU s": used}
+        adata.obsm[name] = mean
     adata.obsm["X_pca"] = _pca(adata)
-    keys = list(seconds)
+    keys = list(more)
     bench = Benchmarker(
         adata,
         "batch",
         "cell_type",
-        keys,
-        bio_conservation_metrics=BioConservation(nmi_ari_cluster_labels_leiden=False),
+        [*keys, "X_pca"],
+        bio_conservation_metrics=BioConservation(nmi_ari_cluster_labels_leiden=True),
         batch_correction_metrics=BatchCorrection(),
         progress_bar=False,
     )
     bench.benchmark()
-    table = bench.get_results(min_max_scale=False).loc[keys].astype(float)
+    table = bench.get_results(min_max_scale=False).loc[[*keys, "X_pca"]].astype(float)
     aggregate = ["Batch correction", "Bio conservation", "Total"]
     table = table[[*aggregate, *(c for c in table if c not in aggregate)]]
-    return table.assign(**{"training CPU s": pd.Series(seconds)}).rename_axis("method").reset_index()
+    return table.join(pd.DataFrame(more).T).rename_axis("method").reset_index()
 
 
 def _pca(adata: ad.AnnData) -> np.ndarray:
@@ -307,6 +391,7 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 PARTS = {"planted": planted, "simulated": simulated, "evidence": evidence, "integration": integration}
+PARTS |= {"integration_donors": functools.partial(integration, cells=kang), "query": query, "profiles": profiles}
 PARTS |= {"reference": reference, "speed": speed}
 AFTER = {"reference": recovered, "speed": ratios}
 
