@@ -31,6 +31,7 @@ from _cohorts import read_reference
 
 import hpvade as hp
 from hpvade.models.ambient._native_share import native_share
+from hpvade.models.ambient._profile import refine_profile
 
 SCAR = scvi.external.SCAR  # noqa: TID251  a baseline, nothing is built on it
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -158,7 +159,11 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         sums = np.zeros((kind.max() + 1, batch.max() + 1, cells.n_vars))
         np.add.at(sums, (kind, batch), cells.X.toarray())
         mean = sums.sum(axis=0) / sums.sum(axis=(0, 2))[:, None]
-        found = native_share(sums, mean if profile is None else profile)
+        n_cells = np.zeros(sums.shape[:2])
+        np.add.at(n_cells, (kind, batch), 1)
+        if profile is None or isinstance(profile, str):
+            profile = mean if profile is None else refine_profile(sums, mean, n_cells)
+        found = native_share(sums, profile)
         removed = 1 - (found.share * sums).sum(axis=(0, 2)) / sums.sum(axis=(0, 2))
         for b in range(len(removed)):
             row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}
@@ -173,7 +178,9 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
             mean = 800 * (profiles / profiles.sum(axis=1, keepdims=True))[kind] * rng.lognormal(0, 0.4, (n, 1))
             drawn = ad.AnnData(scipy.sparse.csr_matrix(rng.poisson(mean).astype(np.float32)))
             drawn.obs["cell_type"] = kind.astype(str)
-            split(f"drawn, all genes in all types ({sd}), {n} cells", drawn)
+            case = f"drawn, all genes in all types ({sd}), {n} cells"
+            split(case, drawn)
+            split(f"{case}, found profile", drawn, (0.0,) * 3, np.arange(n) // 6 % 3, "found")
     for file in CLEAN:
         whole = read_reference(folder, file)
         whole = variable_genes(whole[rng.permutation(whole.n_obs)].copy(), args.genes)
@@ -182,55 +189,57 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         some = whole[:1500].copy()
         split(f"{file}, ten cells per type", whole[ten].copy())
         split(f"{file}, 1500 cells", some)
+        third = rng.permutation(some.n_obs) % 3
+        split(f"{file}, 1500 cells, found profile", some, (0.0,) * 3, third, "found")
         for concentration in (2.0, 5.0, 20.0):
             shares = (0.05, 0.15, 0.4)
             dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
             batch = pd.factorize(dirty.obs["batch"].astype(str), sort=True)[0]
             measured = dirty.varm["ambient_profile"].to_numpy().T
             split(f"{file}, concentration {concentration:g}, mean profile", dirty, shares, batch)
+            split(f"{file}, concentration {concentration:g}, found profile", dirty, shares, batch, "found")
             split(f"{file}, concentration {concentration:g}, measured profile", dirty, shares, batch, measured)
     return pd.DataFrame(rows)
 
 
 def profiles(folder: Path, args, seed: int) -> pd.DataFrame:
-    """The profile that is learned by the networks, with the shape free in the second half of the epochs (default) or
+    """See `profile_rows`; four references, three concentrations."""
+    pairs = [(file, concentration) for file in CLEAN for concentration in (2.0, 5.0, 20.0)]
+    return pd.concat([profile_rows(folder, args, seed, *pair) for pair in pairs])
+
+
+def profile_rows(folder: Path, args, seed: int, file: str, concentration: float) -> pd.DataFrame:
+    """The profile that is learned by the networks, with its shape free in the second half of the epochs (default) or
     throughout, that `get_clean_reference` finds, and the planted one: r of what deviates from the mean of the batch.
 
-    The mean is that of the cells' relative expression, which the profile starts at.
+    The mean is that of the cells' relative expression, at which the profile starts.
     """
+    whole = read_reference(folder, file)
+    some = variable_genes(whole[np.random.default_rng(seed).permutation(whole.n_obs)[: args.cells]].copy(), args.genes)
+    dirty = hp.datasets.plant_ambient(some, fractions=(0.05, 0.15, 0.4), concentration=concentration, seed=seed)
+    relative, batch = dirty.X.multiply(1 / dirty.X.sum(axis=1)).tocsr(), dirty.obs["batch"]
+    truth = dirty.varm["ambient_profile"]
+    mean = pd.DataFrame({b: relative[(batch == b).to_numpy()].mean(axis=0).A1 for b in truth}, truth.index)
+    model = fit_ambient(dirty.copy(), args.epochs, seed)
+    free = fit_ambient(dirty.copy(), args.epochs, seed, background_level_share=0.0)
+    ways = {
+        "learned": (model, model.get_ambient_profile(normalize=True)),
+        "learned, always free": (free, free.get_ambient_profile(normalize=True)),
+        "found": (model, None),
+        "planted": (model, truth),
+    }
     rows = []
-    for file in CLEAN:
-        whole = read_reference(folder, file)
-        some = variable_genes(whole[np.random.default_rng(seed).permutation(whole.n_obs)[: args.cells]], args.genes)
-        for concentration in (2.0, 5.0, 20.0):
-            shares = (0.05, 0.15, 0.4)
-            dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
-            relative, batch = dirty.X.multiply(1 / dirty.X.sum(axis=1)).tocsr(), dirty.obs["batch"]
-            truth = dirty.varm["ambient_profile"]
-            mean = pd.DataFrame({b: relative[(batch == b).to_numpy()].mean(axis=0).A1 for b in truth}, truth.index)
-
-            def row(method: str, model, profile, dirty=dirty, mean=mean, truth=truth, at=concentration, file=file):
-                clean = {
-                    name: model.get_clean_reference(labels_key=key, ambient_profile=profile)
-                    for name, key in (("clusters", None), ("labels", "cell_type"))
-                }
-                found = clean["clusters"].varm["ambient_profile"]
-                values = {"case": f"{file}, {at:g}: {method}"}
-                for k, b in enumerate(truth):
-                    deviation = found[:, k] - mean[b], truth[b] - mean[b]
-                    values[f"r {b}"] = np.corrcoef(*deviation)[0, 1]
-                for name, one in clean.items():
-                    scores = score(dirty[one.obs_names], one.X.toarray())
-                    values |= {f"share {b}, {name}": one.uns["ambient_share"].loc[b, "share"] for b in truth}
-                    values |= {f"{key}, {name}": scores[key] for key in ("drop of absent", "kept")}
-                return values
-
-            model = fit_ambient(dirty.copy(), args.epochs, seed)
-            free = fit_ambient(dirty.copy(), args.epochs, seed, background_level_share=0.0)
-            rows.append(row("learned", model, model.get_ambient_profile(normalize=True)))
-            rows.append(row("learned, always free", free, free.get_ambient_profile(normalize=True)))
-            rows.append(row("found", model, None))
-            rows.append(row("planted", model, truth))
+    for way, (fitted, profile) in ways.items():
+        values = {"case": f"{file}, {concentration:g}: {way}"}
+        for name, key in (("clusters", None), ("labels", "cell_type")):
+            clean = fitted.get_clean_reference(labels_key=key, ambient_profile=profile)
+            for k, b in enumerate(truth):
+                deviation = clean.varm["ambient_profile"][:, k] - mean[b], truth[b] - mean[b]
+                values[f"r {b}, {name}"] = np.corrcoef(*deviation)[0, 1]
+            values |= {f"share {b}, {name}": clean.uns["ambient_share"].loc[b, "share"] for b in truth}
+            scores = score(dirty[clean.obs_names], clean.X.toarray())
+            values |= {f"{key}, {name}": scores[key] for key in ("drop of absent", "kept")}
+        rows.append(values)
     return pd.DataFrame(rows)
 
 

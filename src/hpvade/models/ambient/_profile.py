@@ -17,23 +17,27 @@ _TINY = 1e-12
 
 
 def refine_profile(counts: np.ndarray, learned: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Ambient profile of each batch (batches x genes), rows sum to one.
+    r"""Ambient profile of each batch (batches x genes), rows sum to one.
 
     Parameters
     ----------
     counts
         Sums over the cells of each group and batch (groups x batches x genes).
     learned
-        Profiles of the model (batches x genes), rows sum to one; kept where the mixture shows no ambient RNA.
+        Profiles of the model (batches x genes), rows sum to one; kept where they alone show ambient RNA, and in all
+        batches if they show it in more of them, as they may when batches do not share their types' profiles.
     cells
         Numbers of cells (groups x batches).
 
     Notes
     -----
-    Counts of group k, batch b and gene g are Poisson with mean :math:`T_{kb} [(1 - f_b) r_{kg} + f_b \\sum_j v_{bj}
-    r_{jg}]`, where T are total counts, f ambient shares, r profiles of the groups, shared by all batches, and v mixtures
-    of them. Expectation-maximisation finds v and r given f, which the floor under the markers shows given the profile,
-    in turn. Without two batches or groups nothing tells v, and the profile is that of the model.
+    Counts of group k, batch b and gene g are Poisson with mean
+
+    .. math:: T_{kb} \big[(1 - f_b)\, r_{kg} + f_b \textstyle\sum_j v_{bj} r_{jg}\big],
+
+    with total counts T, ambient shares f, profiles of the groups r, which all batches share, and mixtures v of them.
+    Given f, expectation-maximisation finds v and r; given the profile, the floor under the markers shows f; in turn.
+    One group or one batch does not tell v: then the profile is the model's.
     """
     if min(counts.shape[:2]) < 2:
         return learned
@@ -41,8 +45,10 @@ def refine_profile(counts: np.ndarray, learned: np.ndarray, cells: np.ndarray) -
     for _ in range(_ROUNDS):
         share = np.clip(_floors(counts, profile)[0], _LEAST, _MOST)
         profile = _mixture(counts, totals * (1 - share), totals * share, start + _TINY, _PRIOR * start)
-    better = _floors(counts, profile)[1] | ~_floors(counts, learned)[1]
-    return np.where(better[:, None], profile, learned)
+    known = _floors(counts, learned)[1]
+    better = _floors(counts, profile)[1] | ~known
+    profile = np.where(better[:, None], profile, learned)
+    return profile if _floors(counts, profile)[1].sum() >= known.sum() else learned
 
 
 def _floors(counts: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
