@@ -30,6 +30,7 @@ import scvi
 from _cohorts import read_reference
 
 import hpvade as hp
+from hpvade.models.ambient._evidence import _assess, _floor, _scatter, markers
 from hpvade.models.ambient._native_share import native_share
 from hpvade.models.ambient._profile import refine_profile
 
@@ -149,6 +150,15 @@ SIMILAR = ["gamma", 0.3, 0.5, 1.0, 1.5]  # how types that share all genes differ
 CLEAN = ["ref_pbmc3k", "ref_kang_ctrl_5donors", "sc_pancreas_panc8_small", "sc_zheng_sorted9"]
 
 
+def signs(sums: np.ndarray, profile: np.ndarray, b: int) -> dict[str, float]:
+    """What decides whether a batch has a floor: pairs below it per pair on it, and disagreement of low groups."""
+    base = sums.sum(axis=2)[..., None] * profile
+    chosen = markers(sums, base)
+    counts, base = sums[:, b][:, chosen], base[:, b][:, chosen]
+    _, _, likelihood, n = _assess(counts, base)
+    return {"leak": np.nan if likelihood is None else _floor(likelihood, n)[1], "scatter": _scatter(counts, base)}
+
+
 def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
     """Cells with no ambient RNA but their own, and with planted one: how much is found, and removed?"""
     rng, rows = np.random.default_rng(seed), []
@@ -168,7 +178,7 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         for b in range(len(removed)):
             row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}
             row |= {"share": found.level[b], "lower": found.lower[b], "upper": found.upper[b], "removed": removed[b]}
-            rows.append(row)
+            rows.append(row | signs(sums, profile, b))
 
     for sd in SIMILAR:
         for n in (60, 1200):
@@ -181,6 +191,11 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
             case = f"drawn, all genes in all types ({sd}), {n} cells"
             split(case, drawn)
             split(f"{case}, found profile", drawn, (0.0,) * 3, np.arange(n) // 6 % 3, "found")
+    for n_types in (4, 5, 8):
+        drawn = hp.datasets.planted_cohort(n_types=n_types, seed=seed)[0]
+        donor = drawn.obs["donor"].cat.codes.to_numpy()
+        for way in (None, "found"):
+            split(f"planted_cohort, {n_types} types, {way or 'mean'} profile", drawn, (0.0,) * 4, donor, way)
     for file in CLEAN:
         whole = read_reference(folder, file)
         whole = variable_genes(whole[rng.permutation(whole.n_obs)].copy(), args.genes)
