@@ -68,6 +68,16 @@ def test_one_group_or_one_batch_keeps_the_profile_of_the_model(part):
     assert refine_profile(counts[part], learned, cells[part]) is learned
 
 
+def test_a_batch_and_a_group_without_counts_do_no_harm():
+    counts, _, _, _, cells, _ = drawn((0.2, 0.3, 0.1), 4)
+    counts[:, 2], counts[0], cells[0] = 0, 0, 0
+    learned = np.vstack([mean_of(counts[:, :2]), np.full((1, N_GENES), 1 / N_GENES)])
+    found = refine_profile(counts, learned, cells)
+    alone = refine_profile(counts[1:, :2], learned[:2], cells[1:, :2])
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    np.testing.assert_allclose(found[:2], alone, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("floors", "kept"),  # of the model's profile, of the mixture, of both together
     [

@@ -39,12 +39,14 @@ def refine_profile(counts: np.ndarray, learned: np.ndarray, cells: np.ndarray) -
     Given f, expectation-maximisation finds v and r; given the profile, the floor under the markers shows f; in turn.
     One group or one batch does not tell v: then the profile is the model's.
     """
+    seen = counts.sum(axis=(1, 2)) > 0
+    counts, cells = counts[seen], cells[seen] + _TINY
     if min(counts.shape[:2]) < 2:
         return learned
     totals, profile, start = counts.sum(axis=2), learned, cells.T / cells.sum(axis=0)[:, None]
     for _ in range(_ROUNDS):
         share = np.clip(_floors(counts, profile)[0], _LEAST, _MOST)
-        profile = _mixture(counts, totals * (1 - share), totals * share, start + _TINY, _PRIOR * start)
+        profile = _mixture(counts, totals * (1 - share), totals * share, start, _PRIOR * start)
     known = _floors(counts, learned)[1]
     better = _floors(counts, profile)[1] | ~known
     profile = np.where(better[:, None], profile, learned)
@@ -80,14 +82,15 @@ def _mixture(counts, native, ambient, weights, prior) -> np.ndarray:
 def _maximise(counts, native, ambient, weights, prior=None) -> tuple[np.ndarray, np.ndarray]:
     """Mixtures, and profiles of the groups (groups x genes); without prior the mixtures stay."""
     total = ambient.sum(axis=0)[:, None]
-    rates = (counts.sum(axis=1) + _TINY) / (native + ambient).sum(axis=1, keepdims=True)
+    rates = (counts.sum(axis=1) + _TINY) / ((native + ambient).sum(axis=1, keepdims=True) + counts.shape[2] * _TINY)
     for _ in range(_STEPS):
         own = native[..., None] * rates[:, None]
         ratio = counts / (own + ambient[..., None] * (weights @ rates) + _TINY)
         foreign = np.einsum("kbg,kb->bg", ratio, ambient)
         updated = rates * (np.einsum("kbg,kb->kg", ratio, native) + weights.T @ foreign)
         if prior is not None:
-            weights = weights * (foreign @ rates.T) / rates.sum(axis=1) + prior * total
+            found = weights * (foreign @ rates.T) / np.maximum(rates.sum(axis=1), _TINY)
+            weights = found + prior * (total + _TINY)  # a batch without counts keeps its cells' mixture
             weights = weights / weights.sum(axis=1, keepdims=True)
-        rates = updated / (native.sum(axis=1) + weights.T @ total[:, 0])[:, None]
+        rates = updated / np.maximum(native.sum(axis=1) + weights.T @ total[:, 0], _TINY)[:, None]
     return weights, rates
