@@ -16,7 +16,7 @@ _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the 
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
 _LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
 _LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
-_HIGH, _SCATTER = 0.25, 0.15  # the same above this share, which types that share all genes often show
+_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, they must be seen to
 _MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
@@ -70,9 +70,9 @@ def _assess(counts: np.ndarray, base: np.ndarray) -> tuple[bool, float, np.ndarr
     log = negative_binomial(counts, _GRID[:, None, None] * np.maximum(base, 1e-9), TOLERANCE**-2)
     likelihood = np.where(used, np.exp(log - log.max(axis=0)), 0)
     share, leak = _floor(likelihood, n)
-    scatter = _scatter(counts, base)
-    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and scatter > _MUCH_SCATTER) or share <= 2 * _GRID[0]
-    too_high = share >= MOST or (share > _HIGH and scatter > _SCATTER)
+    least, most = _scatter(counts, base)
+    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and least > _MUCH_SCATTER) or share <= 2 * _GRID[0]
+    too_high = share >= MOST or (share > _HIGH and most > _SCATTER)
     return not (no_floor or too_high), share, likelihood, n
 
 
@@ -91,10 +91,10 @@ def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = No
     return share, below / max(above - below, 1e-12)
 
 
-def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
+def _scatter(counts: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     """Relative deviation between the lower half of the groups, gene by gene, that counting noise does not explain.
 
-    Two standard errors below the estimate: few counts say nothing.
+    Two standard errors below the estimate and above it: few counts say nothing.
     """
     order = np.argsort((counts + 0.5) / (base + 0.5), axis=0)[: max(2, len(counts) // 2)]
     x, b = np.take_along_axis(counts, order, axis=0), np.take_along_axis(base, order, axis=0)
@@ -103,4 +103,5 @@ def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
     excess, scale = ((x - mean) ** 2 - mean * (1 - share)).sum(axis=0), (mean**2).sum(axis=0)
     found = excess.sum() / max(scale.sum(), 1e-12)
     error = np.sqrt(((excess - found * scale) ** 2).sum()) / max(scale.sum(), 1e-12)
-    return float(np.sqrt(max(found - 2 * error, 0)))
+    least, most = np.sqrt(np.maximum([found - 2 * error, found + 2 * error], 0))
+    return float(least), float(most)
