@@ -12,7 +12,7 @@ from ._evidence import find_floor, markers
 _ROUNDS, _STEPS = 3, 100  # each round anew: few steps keep what all groups express alike out of the profile
 _LEAST, _MOST = 0.03, 0.5  # shares that the mixture is sought with
 _PRIOR = 0.01  # of the ambient counts, how many the cells of the batch as they are count for
-_VALUES = 5 * 10**6  # of one array in memory
+_VALUES = 2 * 10**6  # of one array in memory
 _TINY = 1e-12
 
 
@@ -70,11 +70,11 @@ def _mixture(counts, native, ambient, weights, prior) -> np.ndarray:
     """
     n_groups, n_batches, n_genes = counts.shape
     block = max(_VALUES // (n_groups * n_batches), 1)
-    frequent = np.argsort(-counts.sum(axis=(0, 1)), kind="stable")[:block]
-    weights, _ = _maximise(counts[..., frequent], native, ambient, weights, prior)
+    chosen = np.sort(np.argsort(-counts.sum(axis=(0, 1)), kind="stable")[:block])  # the most frequent genes
+    weights, rates = _maximise(counts[..., chosen], native, ambient, weights, prior)
     profile = np.empty((n_batches, n_genes))
-    for first in range(0, n_genes, block):
-        genes = slice(first, first + block)
+    profile[:, chosen] = weights @ rates
+    for genes in np.split(np.setdiff1d(np.arange(n_genes), chosen), range(block, n_genes - len(chosen), block)):
         profile[:, genes] = weights @ _maximise(counts[..., genes], native, ambient, weights)[1]
     return profile / profile.sum(axis=1, keepdims=True)
 
