@@ -30,7 +30,9 @@ import scvi
 from _cohorts import read_reference
 
 import hpvade as hp
+from hpvade.models.ambient._evidence import _assess, _floor, _scatter, markers
 from hpvade.models.ambient._native_share import native_share
+from hpvade.models.ambient._profile import refine_profile
 
 SCAR = scvi.external.SCAR  # noqa: TID251  a baseline, nothing is built on it
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -51,11 +53,11 @@ def planted_cells(folder: Path, cells: int, genes: int, seed: int) -> ad.AnnData
     return hp.datasets.plant_ambient(variable_genes(adata, genes), seed=seed)
 
 
-def fit_ambient(observed: ad.AnnData, epochs: int, seed: int) -> hp.AmbientRegularizedSCVI:
+def fit_ambient(observed: ad.AnnData, epochs: int, seed: int, **plan) -> hp.AmbientRegularizedSCVI:
     scvi.settings.seed = seed
     hp.AmbientRegularizedSCVI.setup_anndata(observed, batch_key="batch")
     model = hp.AmbientRegularizedSCVI(observed)
-    model.train(epochs, train_size=1.0, **QUIET)
+    model.train(epochs, train_size=1.0, plan_kwargs=plan, **QUIET)
     return model
 
 
@@ -148,6 +150,20 @@ SIMILAR = ["gamma", 0.3, 0.5, 1.0, 1.5]  # how types that share all genes differ
 CLEAN = ["ref_pbmc3k", "ref_kang_ctrl_5donors", "sc_pancreas_panc8_small", "sc_zheng_sorted9"]
 
 
+def signs(sums: np.ndarray, profile: np.ndarray, b: int) -> dict[str, float]:
+    """What decides whether a batch has a floor: pairs below it per pair on it, and disagreement of low groups."""
+    base = sums.sum(axis=2)[..., None] * profile
+    chosen = markers(sums, base)
+    counts, base = sums[:, b][:, chosen], base[:, b][:, chosen]
+    _, _, likelihood, n = _assess(counts, base)
+    least, most = _scatter(counts, base)
+    return {
+        "leak": np.nan if likelihood is None else _floor(likelihood, n)[1],
+        "scatter, least": least,
+        "scatter, most": most,
+    }
+
+
 def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
     """Cells with no ambient RNA but their own, and with planted one: how much is found, and removed?"""
     rng, rows = np.random.default_rng(seed), []
@@ -158,12 +174,16 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         sums = np.zeros((kind.max() + 1, batch.max() + 1, cells.n_vars))
         np.add.at(sums, (kind, batch), cells.X.toarray())
         mean = sums.sum(axis=0) / sums.sum(axis=(0, 2))[:, None]
-        found = native_share(sums, mean if profile is None else profile)
+        n_cells = np.zeros(sums.shape[:2])
+        np.add.at(n_cells, (kind, batch), 1)
+        if profile is None or isinstance(profile, str):
+            profile = mean if profile is None else refine_profile(sums, mean, n_cells)
+        found = native_share(sums, profile)
         removed = 1 - (found.share * sums).sum(axis=(0, 2)) / sums.sum(axis=(0, 2))
         for b in range(len(removed)):
             row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}
             row |= {"share": found.level[b], "lower": found.lower[b], "upper": found.upper[b], "removed": removed[b]}
-            rows.append(row)
+            rows.append(row | signs(sums, profile, b))
 
     for sd in SIMILAR:
         for n in (60, 1200):
@@ -173,7 +193,14 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
             mean = 800 * (profiles / profiles.sum(axis=1, keepdims=True))[kind] * rng.lognormal(0, 0.4, (n, 1))
             drawn = ad.AnnData(scipy.sparse.csr_matrix(rng.poisson(mean).astype(np.float32)))
             drawn.obs["cell_type"] = kind.astype(str)
-            split(f"drawn, all genes in all types ({sd}), {n} cells", drawn)
+            case = f"drawn, all genes in all types ({sd}), {n} cells"
+            split(case, drawn)
+            split(f"{case}, found profile", drawn, (0.0,) * 3, np.arange(n) // 6 % 3, "found")
+    for n_types in (4, 5, 8):
+        drawn = hp.datasets.planted_cohort(n_types=n_types, seed=seed)[0]
+        donor = drawn.obs["donor"].cat.codes.to_numpy()
+        for way in (None, "found"):
+            split(f"planted_cohort, {n_types} types, {way or 'mean'} profile", drawn, (0.0,) * 4, donor, way)
     for file in CLEAN:
         whole = read_reference(folder, file)
         whole = variable_genes(whole[rng.permutation(whole.n_obs)].copy(), args.genes)
@@ -182,20 +209,101 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         some = whole[:1500].copy()
         split(f"{file}, ten cells per type", whole[ten].copy())
         split(f"{file}, 1500 cells", some)
+        third = rng.permutation(some.n_obs) % 3
+        split(f"{file}, 1500 cells, found profile", some, (0.0,) * 3, third, "found")
         for concentration in (2.0, 5.0, 20.0):
             shares = (0.05, 0.15, 0.4)
             dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
             batch = pd.factorize(dirty.obs["batch"].astype(str), sort=True)[0]
             measured = dirty.varm["ambient_profile"].to_numpy().T
             split(f"{file}, concentration {concentration:g}, mean profile", dirty, shares, batch)
+            split(f"{file}, concentration {concentration:g}, found profile", dirty, shares, batch, "found")
             split(f"{file}, concentration {concentration:g}, measured profile", dirty, shares, batch, measured)
     return pd.DataFrame(rows)
 
 
-def integration(folder: Path, args, seed: int) -> pd.DataFrame:
+def profiles(folder: Path, args, seed: int) -> pd.DataFrame:
+    """See `profile_rows`; four references, three concentrations."""
+    pairs = [(file, concentration) for file in CLEAN for concentration in (2.0, 5.0, 20.0)]
+    return pd.concat([profile_rows(folder, args, seed, *pair, free=args.schedules) for pair in pairs])
+
+
+def profile_rows(folder: Path, args, seed: int, file: str, concentration: float, free: bool = True) -> pd.DataFrame:
+    """The profile that is learned by the networks, with its shape free in the second half of the epochs (default) or
+    throughout, that `get_clean_reference` finds, and the planted one: r of what deviates from the mean of the batch.
+
+    The mean is that of the cells' relative expression, at which the profile starts.
+    """
+    whole = read_reference(folder, file)
+    some = variable_genes(whole[np.random.default_rng(seed).permutation(whole.n_obs)[: args.cells]].copy(), args.genes)
+    dirty = hp.datasets.plant_ambient(some, fractions=(0.05, 0.15, 0.4), concentration=concentration, seed=seed)
+    relative, batch = dirty.X.multiply(1 / dirty.X.sum(axis=1)).tocsr(), dirty.obs["batch"]
+    truth = dirty.varm["ambient_profile"]
+    mean = pd.DataFrame({b: relative[(batch == b).to_numpy()].mean(axis=0).A1 for b in truth}, truth.index)
+    model = fit_ambient(dirty.copy(), args.epochs, seed)
+    ways = {"learned": (model, model.get_ambient_profile(normalize=True))}
+    if free:
+        freed = fit_ambient(dirty.copy(), args.epochs, seed, background_level_share=0.0)
+        ways["learned, always free"] = freed, freed.get_ambient_profile(normalize=True)
+    ways |= {"found": (model, None), "planted": (model, truth)}
+    rows = []
+    for way, (fitted, profile) in ways.items():
+        values = {"case": f"{file}, {concentration:g}: {way}"}
+        for name, key in (("clusters", None), ("labels", "cell_type")):
+            clean = fitted.get_clean_reference(labels_key=key, ambient_profile=profile)
+            for k, b in enumerate(truth):
+                deviation = clean.varm["ambient_profile"][:, k] - mean[b], truth[b] - mean[b]
+                values[f"r {b}, {name}"] = np.corrcoef(*deviation)[0, 1]
+            values |= {f"share {b}, {name}": clean.uns["ambient_share"].loc[b, "share"] for b in truth}
+            scores = score(dirty[clean.obs_names], clean.X.toarray())
+            values |= {f"{key}, {name}": scores[key] for key in ("drop of absent", "kept")}
+        rows.append(values)
+    return pd.DataFrame(rows)
+
+
+def query(folder: Path, args, seed: int) -> pd.DataFrame:
+    """Ambient fraction of one batch's cells when they come back as a query, at other depths and under a new name."""
+    observed, model = _fitted(folder, args.cells, args.genes, args.epochs, seed)
+    rng, rows = np.random.default_rng(seed), []
+    for batch in observed.obs["batch"].cat.categories:
+        own = observed[observed.obs["batch"] == batch].copy()
+        known = model.get_ambient_fraction(own).mean()
+        for depth in (0.2, 1.0, 5.0):
+            X = scipy.sparse.csr_matrix(rng.poisson(depth * own.X.toarray()).astype(np.float32))
+            new = ad.AnnData(X, obs=own.obs[["cell_type"]].assign(batch="new"), var=own.var[[]])
+            new = new[new.X.sum(axis=1).A1 > 0].copy()
+            scvi.settings.seed = seed
+            mapped = hp.AmbientRegularizedSCVI.load_query_data(new, model)
+            row = {"cells": f"{batch}, depth x {depth:g}", "planted": own.obs["ambient_fraction"].mean()}
+            row |= {"as reference": known, "untrained query": _untrained(mapped).get_ambient_fraction().mean()}
+            mapped.train(100, train_size=1.0, **QUIET)  # as in the guide
+            rows.append(row | {"trained query": mapped.get_ambient_fraction().mean()})
+            rows[-1]["difference"] = abs(rows[-1]["trained query"] - known)
+    return pd.DataFrame(rows)
+
+
+def _untrained(model):
+    """The query as it starts, which is usable although it is not trained."""
+    model.is_trained_ = True
+    return model
+
+
+def seven(folder: Path, genes: int) -> ad.AnnData:
+    """Seven PBMC data sets of different protocols, 300 cells each; labels computed by classifiers."""
+    return variable_genes(read_reference(folder, "sc_pbmc_7batches_computed_labels"), genes)
+
+
+def kang(folder: Path, genes: int) -> ad.AnnData:
+    """2,000 control cells of five donors of one study, labels of the authors."""
+    adata = read_reference(folder, "ref_kang_ctrl_5donors")
+    return variable_genes(adata[np.random.default_rng(0).permutation(adata.n_obs)[:2000]].copy(), genes)
+
+
+def integration(folder: Path, args, seed: int, cells=seven) -> pd.DataFrame:
+    """scib-metrics of models of one size, with one warm-up of the divergence, which is printed as it ended."""
     from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
 
-    adata = variable_genes(read_reference(folder, "sc_pbmc_7batches_computed_labels"), args.genes)
+    adata = cells(folder, args.genes)
     adata.obs["batch"] = adata.obs["donor"].astype(str).astype("category")
     models = {
         "SCVI": (scvi.model.SCVI, {}),
@@ -205,30 +313,33 @@ def integration(folder: Path, args, seed: int) -> pd.DataFrame:
             {"nn_conditioning_covariate_keys": ["batch"]},
         ),
     }
-    seconds = {}
+    more, warmup = {}, max(args.epochs // 4, 1)
     for name, (cls, setup) in models.items():
         scvi.settings.seed = seed
         cls.setup_anndata(adata, batch_key="batch", **setup)
         model, start = cls(adata, n_hidden=args.hidden, n_latent=args.latent), time.process_time()
-        model.train(args.epochs, train_size=1.0, **QUIET)
-        seconds[name] = time.process_time() - start
-        adata.obsm[name] = model.get_latent_representation()
+        model.train(args.epochs, train_size=1.0, plan_kwargs={"n_epochs_kl_warmup": warmup}, **QUIET)
+        used = time.process_time() - start
+        mean, variance = model.get_latent_representation(return_dist=True)
+        kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1).mean()
+        more[name] = {"KL of z (nats)": kl, "warm-up (epochs)": warmup, "training CPU s": used}
+        adata.obsm[name] = mean
     adata.obsm["X_pca"] = _pca(adata)
-    keys = list(seconds)
+    keys = list(more)
     bench = Benchmarker(
         adata,
         "batch",
         "cell_type",
-        keys,
-        bio_conservation_metrics=BioConservation(nmi_ari_cluster_labels_leiden=False),
+        [*keys, "X_pca"],
+        bio_conservation_metrics=BioConservation(nmi_ari_cluster_labels_leiden=True),
         batch_correction_metrics=BatchCorrection(),
         progress_bar=False,
     )
     bench.benchmark()
-    table = bench.get_results(min_max_scale=False).loc[keys].astype(float)
+    table = bench.get_results(min_max_scale=False).loc[[*keys, "X_pca"]].astype(float)
     aggregate = ["Batch correction", "Bio conservation", "Total"]
     table = table[[*aggregate, *(c for c in table if c not in aggregate)]]
-    return table.assign(**{"training CPU s": pd.Series(seconds)}).rename_axis("method").reset_index()
+    return table.join(pd.DataFrame(more).T).rename_axis("method").reset_index()
 
 
 def _pca(adata: ad.AnnData) -> np.ndarray:
@@ -307,6 +418,7 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 PARTS = {"planted": planted, "simulated": simulated, "evidence": evidence, "integration": integration}
+PARTS |= {"integration_donors": functools.partial(integration, cells=kang), "query": query, "profiles": profiles}
 PARTS |= {"reference": reference, "speed": speed}
 AFTER = {"reference": recovered, "speed": ratios}
 
@@ -341,6 +453,7 @@ def main() -> None:
     parser.add_argument("--reference-epochs", type=int, help="of HPVADE; its default when left out")
     parser.add_argument("--cells", type=int, default=2700)
     parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--schedules", action="store_true", help="profiles: also with the shape always free")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--latent", type=int, default=128)
     parser.add_argument("--measure", choices=["SCVI", "AmbientRegularizedSCVI"], help=argparse.SUPPRESS)

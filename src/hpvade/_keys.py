@@ -39,6 +39,9 @@ class Keys:
     TECHNICAL = "hpvade_technical_keys"
     """uns: which columns of obs name library, data set and other technical units, for neighbourhood metrics."""
 
+    AMBIENT_PROFILE = "ambient_profile"
+    """varm of a clean reference: ambient profiles (genes x batches in the order of `AMBIENT_SHARE`), summing to one."""
+
     AMBIENT_REMOVED = "ambient_removed"
     """obs of a clean reference: the share of the counts of each cell that was removed."""
 

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import scvi
 from scipy import sparse
+from sklearn.preprocessing import normalize
 
 import hpvade as hp
 from hpvade.models.ambient._native_share import native_share
+from hpvade.models.ambient._profile import refine_profile
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -20,7 +22,10 @@ def test_expected_counts_follow_from_sums_per_group_batch_and_gene(single):
     profile = model.get_ambient_profile() * model.get_feature_scaling().mean(axis=1).to_numpy()[:, None]
     group, batch = (adata.obs[key].cat.codes.to_numpy() for key in ("cell_type", "batch"))
     sums = np.stack([[adata.X[(group == k) & (batch == b)].sum(0) for b in range(3)] for k in range(2)])
-    split = native_share(sums, (profile / profile.sum()).to_numpy().T)
+    cells = np.stack([[((group == k) & (batch == b)).sum() for b in range(3)] for k in range(2)])
+    profile = refine_profile(sums, (profile / profile.sum()).to_numpy().T, cells)
+    np.testing.assert_allclose(clean.varm["ambient_profile"], profile.T, rtol=0.02)
+    split = native_share(sums, profile)
     expected = adata.X * split.share[group, batch]
     limit = split.ambient[batch] * adata.X.sum(1, keepdims=True)
     expected = np.maximum(expected, adata.X - limit - 3 * np.sqrt(limit) - 1)
@@ -134,6 +139,20 @@ def test_rv_09_planted_profile_is_found(planted_ambient):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels_key", ["cell_type", None])
+def test_what_deviates_from_the_mean_of_the_batch_is_found(planted_ambient, labels_key):
+    """The mean of a batch alone correlates with its ambient profile; the deviation of the two does not."""
+    observed, model, _ = planted_ambient
+    found = model.get_clean_reference(labels_key=labels_key).varm["ambient_profile"]
+    relative = normalize(observed.X, norm="l1")
+    for k, batch in enumerate(("batch_0", "batch_1", "batch_2")):
+        mean = relative[(observed.obs["batch"] == batch).to_numpy()].mean(axis=0).A1
+        truth = observed.varm["ambient_profile"][batch]
+        if k > 0:  # 15 and 30 %
+            assert np.corrcoef(found[:, k] - mean, truth - mean)[0, 1] > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels_key", ["cell_type", None])
 def test_rv_09_counts_of_absent_genes_drop_and_true_counts_stay(planted_ambient, labels_key):
     observed, model, profiles = planted_ambient
     clean = model.get_clean_reference(labels_key=labels_key)
@@ -155,6 +174,7 @@ def test_a_measured_profile_takes_the_place_of_the_learned_one(single):
     assert (
         (clean.uns["ambient_share"]["lower"] <= split.level) & (split.level <= clean.uns["ambient_share"]["upper"])
     ).all()
+    np.testing.assert_allclose(clean.varm["ambient_profile"], np.tile(profile / profile.sum(), (3, 1)).T, rtol=1e-6)
     table = pd.DataFrame({"all": profile})
     again = model.get_clean_reference(labels_key="cell_type", integer=False, ambient_profile=table)
     np.testing.assert_array_equal(again.X.toarray(), clean.X.toarray())

@@ -30,7 +30,7 @@ def drawn(kind, share, seed, n_cells=900, n_genes=300, n_types=6):
     return counts, profile / profile.sum(), ambient.sum() / counts.sum()
 
 
-@pytest.mark.parametrize("kind", ["all genes", "0.3", "1.0", "1.5", "own genes"])
+@pytest.mark.parametrize("kind", ["all genes", "0.3", "0.5", "1.0", "1.5", "own genes"])
 @pytest.mark.parametrize("n_cells", [60, 900])
 def test_clean_counts_are_left_alone(kind, n_cells):
     """Sixty cells are ten per type."""
@@ -43,7 +43,7 @@ def test_clean_counts_are_left_alone(kind, n_cells):
     assert np.median(removed) <= 0.02
 
 
-@pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.3, 0.4])
 def test_a_planted_share_is_found(share):
     for seed in range(3):
         counts, profile, truth = drawn("own genes", share, seed)

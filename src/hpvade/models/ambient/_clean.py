@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from ..._keys import Keys
 from ...io._rows import iter_rows
 from ._native_share import NativeShare, native_share
+from ._profile import refine_profile
 from ._setup import categories
 from ._shared_module import AMBIENT
 
@@ -38,8 +39,7 @@ def clean_reference(
     columns = [[str(c) for c in names] for names in categories(model.registry, AMBIENT).values()]
     names = [", ".join(column[code] for column, code in zip(columns, codes, strict=True)) for codes in found]
     given = None if ambient_profile is None else _given(ambient_profile, names, cells.var_names)
-    profile, latent = _profiles(model, adata, name, batch, len(found), batch_size)
-    profile = profile if given is None else given
+    learned, latent = _profiles(model, adata, name, batch, len(found), batch_size)
     groups = _clusters(latent, seed) if groups is None else groups
     if groups.max() == 0:
         warnings.warn(
@@ -51,13 +51,16 @@ def clean_reference(
     place, sums = groups * shape[1] + batch, np.zeros((shape[0] * shape[1], X.shape[1]))
     for rows, counts in iter_rows(X, chunk_rows=_BLOCK):
         sums += (_one_hot(place[rows], len(sums)).T @ counts).toarray()
-    split = native_share(sums.reshape(*shape, -1), profile)
+    sums = sums.reshape(*shape, -1)
+    n_cells = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+    profile = refine_profile(sums, learned, n_cells) if given is None else given
+    split = native_share(sums, profile)
     matrix, removed = _native_counts(X, place, batch, split, np.random.default_rng(seed) if integer else None)
     obs = cells.obs[[column for column in cells.obs if not str(column).startswith("_scvi")]].copy()
     obs[Keys.AMBIENT_REMOVED] = removed
     shares = pd.DataFrame({"share": split.level, "lower": split.lower, "upper": split.upper}, index=names)
     uns = {"units": "counts without the ambient part", Keys.AMBIENT_SHARE: shares}
-    clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns)
+    clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns, varm={Keys.AMBIENT_PROFILE: profile.T.copy()})
     empty = matrix.sum(axis=1).A1 == 0
     if empty.any():
         warnings.warn(

@@ -16,9 +16,17 @@ _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the 
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
 _LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
 _LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
-_HIGH, _SCATTER = 0.25, 0.15  # the same above this share, which types that share all genes often show
+_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, they must be seen to
+_MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
+
+
+def markers(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Genes that differ most between groups, among those with enough counts (groups x batches x genes)."""
+    enough = base.sum(axis=(0, 1)) > 20
+    highest = ((counts.sum(axis=1) + 1) / (base.sum(axis=1) + 1)).max(axis=0)
+    return enough & (highest >= np.quantile(highest[enough], 1 - _MARKERS)) if enough.any() else enough
 
 
 def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
@@ -36,21 +44,36 @@ def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator
     Share, lower and upper bound. Without evidence the share and its lower bound are zero, and the upper bound is what
     the lowest expression leaves open.
     """
-    used = base > 1
-    if not used.any():
+    found, share, likelihood, n = _assess(counts, base)
+    if likelihood is None:
         return 0.0, 0.0, MOST
-    log = negative_binomial(counts, _GRID[:, None, None] * np.maximum(base, 1e-9), TOLERANCE**-2)
-    likelihood = np.where(used, np.exp(log - log.max(axis=0)), 0)
-    share, leak = _floor(likelihood, used.sum(axis=0))
-    draws = rng.multinomial(used.shape[1], np.full(used.shape[1], 1 / used.shape[1]), size=_DRAWS)
-    drawn = [_floor(likelihood, used.sum(axis=0), weight)[0] for weight in draws]
+    draws = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=_DRAWS)
+    drawn = [_floor(likelihood, n, weight)[0] for weight in draws]
     lower, upper = np.quantile(np.minimum(drawn, MOST), [0.025, 0.975])
-    scatter = _scatter(counts, base)
-    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and scatter > _MUCH_SCATTER) or share <= 2 * _GRID[0]
-    too_high = max(share, upper) >= MOST or (share > _HIGH and scatter > _SCATTER)
-    if no_floor or too_high:
+    if not found:
         return 0.0, 0.0, float(min(max(upper, share), MOST))
     return float(share), float(min(lower, share)), float(max(upper, share))
+
+
+def find_floor(counts: np.ndarray, base: np.ndarray) -> tuple[float, bool]:
+    """Where the floor under the expression would be, and whether there is one; see :func:`ambient_share`."""
+    found, share, *_rest = _assess(counts, base)
+    return float(share), found
+
+
+def _assess(counts: np.ndarray, base: np.ndarray) -> tuple[bool, float, np.ndarray | None, np.ndarray]:
+    """Whether there is a floor, where it is, and the likelihood of each pair with numbers of pairs of each gene."""
+    used = base > 1
+    n = used.sum(axis=0)
+    if not used.any():
+        return False, 0.0, None, n
+    log = negative_binomial(counts, _GRID[:, None, None] * np.maximum(base, 1e-9), TOLERANCE**-2)
+    likelihood = np.where(used, np.exp(log - log.max(axis=0)), 0)
+    share, leak = _floor(likelihood, n)
+    least, most = _scatter(counts, base)
+    no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and least > _MUCH_SCATTER) or share <= 2 * _GRID[0]
+    too_high = share >= MOST or (share > _HIGH and most > _SCATTER)
+    return not (no_floor or too_high), share, likelihood, n
 
 
 def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
@@ -68,10 +91,10 @@ def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = No
     return share, below / max(above - below, 1e-12)
 
 
-def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
+def _scatter(counts: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     """Relative deviation between the lower half of the groups, gene by gene, that counting noise does not explain.
 
-    Two standard errors below the estimate: few counts say nothing.
+    Two standard errors below the estimate and above it: few counts say nothing.
     """
     order = np.argsort((counts + 0.5) / (base + 0.5), axis=0)[: max(2, len(counts) // 2)]
     x, b = np.take_along_axis(counts, order, axis=0), np.take_along_axis(base, order, axis=0)
@@ -80,4 +103,5 @@ def _scatter(counts: np.ndarray, base: np.ndarray) -> float:
     excess, scale = ((x - mean) ** 2 - mean * (1 - share)).sum(axis=0), (mean**2).sum(axis=0)
     found = excess.sum() / max(scale.sum(), 1e-12)
     error = np.sqrt(((excess - found * scale) ** 2).sum()) / max(scale.sum(), 1e-12)
-    return float(np.sqrt(max(found - 2 * error, 0)))
+    least, most = np.sqrt(np.maximum([found - 2 * error, found + 2 * error], 0))
+    return float(least), float(most)

@@ -11,13 +11,12 @@ import numpy as np
 from scipy.special import expit
 
 from ._evidence import TOLERANCE as _TOLERANCE
-from ._evidence import ambient_share
+from ._evidence import ambient_share, markers
 from ._likelihood import negative_binomial as _negative_binomial
 
 _RATES = np.geomspace(1e-3, 1e2, 12)  # native rates of a pair, relative to the profile
 _SHAPE = 1.5  # of the gamma distribution around each rate: wide enough to fill the gaps between them
 _PROFILE_SD = 0.3  # of a gene's factor on the profile
-_MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
 _STEPS, _LAST_STEPS = 15, 5
 _PRIOR_GROUPS = 2.0  # groups' worth of what all genes say of how often a gene is not expressed
 _FIT_VALUES, _BLOCK_VALUES = 2 * 10**7, 5 * 10**6  # values of one array in memory
@@ -67,7 +66,7 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
     n_groups, n_batches, n_genes = counts.shape
     most = max(_FIT_VALUES // (n_groups * n_batches * len(_RATES)), 500)
     chosen = np.sort(np.argsort(-base.sum(axis=(0, 1)), kind="stable")[:most])
-    marker = _markers(counts, base)
+    marker = markers(counts, base)
     rng = np.random.default_rng(0)
     found = [ambient_share(counts[:, k][:, marker], base[:, k][:, marker], rng) for k in range(n_batches)]
     first, lower, upper = (np.array(values) for values in zip(*found, strict=True))
@@ -93,13 +92,6 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
         share[..., genes], factors[:, genes] = _split(counts[..., genes], base[..., genes], level, absent, weights)
     share[:, level == 0] = 1.0
     return NativeShare(share, level[:, None] * factors * profile, level, *bounds)
-
-
-def _markers(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Genes that differ most between groups, among those with enough counts."""
-    enough = base.sum(axis=(0, 1)) > 20
-    highest = ((counts.sum(axis=1) + 1) / (base.sum(axis=1) + 1)).max(axis=0)
-    return enough & (highest >= np.quantile(highest[enough], 1 - _MARKERS)) if enough.any() else enough
 
 
 def _rates(base: np.ndarray, factor: np.ndarray, level: np.ndarray):

@@ -50,6 +50,9 @@ class Readout:
     def get_ambient_profile(self, modality: str | None = None, *, normalize: bool = False) -> pd.DataFrame:
         """Additive background of every ambient category (features x categories).
 
+        Networks leave it close to the mean expression of the category; :meth:`get_clean_reference` looks for what
+        deviates from that.
+
         Parameters
         ----------
         modality
@@ -174,9 +177,10 @@ class Readout:
     ) -> AnnData:
         """Counts without the ambient part, as a reference that :meth:`hpvade.HPVADE.setup_anndata` takes.
 
-        The model gives the profile of the ambient RNA of each batch. How much of it there is shows in the genes that a
-        group of cells does not express; per group, batch and gene the counts are then split into an ambient and a
-        native part (see the user guide). Sums over groups come out right; of a single count of a gene that its group
+        The profile of the ambient RNA of each batch is a mixture of the groups' profiles, which differences between
+        batches tell, or the model's where they do not. How much of it there is shows in the genes that a group of cells
+        does not express; per group, batch and gene the counts are then split into an ambient and a native part (see
+        the user guide). Sums over groups come out right; of a single count of a gene that its group
         expresses, nobody can say what it is. A batch whose groups show no floor under their expression has no evidence
         of ambient RNA, and its counts are left alone.
 
@@ -187,7 +191,7 @@ class Readout:
         labels_key
             Column of `obs` with groups of cells, such as types; clusters of the latent space when None.
         ambient_profile
-            Measured profile in place of the learned one: genes x batches, or genes for all batches, of any scale, as
+            Measured profile in place of the one found: genes x batches, or genes for all batches, of any scale, as
             of :func:`hpvade.pp.ambient_profile`. Genes that it lacks count as absent from it.
         modality
             In the multimodal model, when several modalities have a background.
@@ -203,8 +207,9 @@ class Readout:
         -------
         A new AnnData: corrected counts (CSR, float32) in `X`, `obs` and `var` of `adata`, the share removed from each
         cell in ``obs["ambient_removed"]``, and the table ``uns["ambient_share"]``: the ambient `share` of each batch,
-        zero without evidence, with its 95 % interval, `lower` to `upper`, over genes. Cells that lose all counts are
-        left out, with a warning.
+        zero without evidence, with its 95 % interval, `lower` to `upper`, over genes. ``varm["ambient_profile"]`` has
+        the profiles (genes x batches, in the order of that table). Cells that lose all counts are left out, with a
+        warning.
 
         Raises
         ------
