@@ -157,6 +157,9 @@ def violations(path: Path, text: str) -> list[tuple[str, str, str]]:
         is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         if is_print and unit(source) != "_cli":
             found.append((file, "print", "only the command line prints"))
+        is_warning = isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+        if is_warning and file != "_text.py":
+            found.append((file, "warnings.warn", "_text.warn names the user's line"))
     return found
 
 
@@ -223,6 +226,7 @@ def test_mathematics_reaches_no_anndata(module):
         ("train/_runner.py", "from scvi.external import SOLO", "scvi.external"),
         ("train/_runner.py", "from scvi import external", "scvi.external"),
         ("train/_runner.py", "print('done')", "prints"),
+        ("train/_runner.py", "warnings.warn('odd', UserWarning, stacklevel=2)", "user's line"),
     ],
 )
 def test_a_broken_rule_is_found(file, line, why):

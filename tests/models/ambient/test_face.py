@@ -98,7 +98,7 @@ def test_training_diagnostics(single, build, rna):
     figure = single.model.plot_training_diagnostics(skip_epochs=1)
     assert isinstance(figure, matplotlib.figure.Figure)
     assert min(figure.axes[0].lines[0].get_xdata()) == 1
-    with pytest.raises(ValueError, match="train the model first"):
+    with pytest.raises(ValueError, match="The history is empty. Train the model"):
         build(rna).plot_training_diagnostics()
 
 

@@ -1,7 +1,5 @@
 """Counts without their ambient part."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import torch
@@ -10,6 +8,7 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 
 from ..._keys import Keys
+from ..._text import warn
 from ...io._rows import iter_rows
 from ._native_share import NativeShare, native_share
 from ._profile import refine_profile
@@ -42,11 +41,7 @@ def clean_reference(
     learned, latent = _profiles(model, adata, name, batch, len(found), batch_size)
     groups = _clusters(latent, seed) if groups is None else groups
     if groups.max() == 0:
-        warnings.warn(
-            "all cells are of one group, so that ambient RNA cannot be told from theirs: too little is removed.",
-            UserWarning,
-            stacklevel=4,
-        )
+        warn("all cells are of one group, so that ambient RNA cannot be told from theirs: too little is removed.")
     shape = groups.max() + 1, len(found)
     place, sums = groups * shape[1] + batch, np.zeros((shape[0] * shape[1], X.shape[1]))
     for rows, counts in iter_rows(X, chunk_rows=_BLOCK):
@@ -63,11 +58,7 @@ def clean_reference(
     clean = AnnData(matrix, obs=obs, var=cells.var.copy(), uns=uns, varm={Keys.AMBIENT_PROFILE: profile.T.copy()})
     empty = matrix.sum(axis=1).A1 == 0
     if empty.any():
-        warnings.warn(
-            f"{empty.sum()} of {len(empty)} cells have no count left without the ambient part; they are left out.",
-            UserWarning,
-            stacklevel=4,
-        )
+        warn(f"{empty.sum()} of {len(empty)} cells have no count left without the ambient part; they are left out.")
         clean = clean[~empty].copy()
     return clean
 

@@ -1,11 +1,11 @@
 """Covariates by purpose: which columns serve ambient RNA, dispersion and library size, and how they nest."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ..._text import warn
 from ...reference._checks import check_column
 
 
@@ -118,11 +118,9 @@ def resolve_keys(
     if not lists["ambient_covariate_keys"]:
         raise ValueError("ambient_covariate_keys is empty; expected at least one column, or batch_key instead.")
     if encoder_covariate_keys is not False:
-        warnings.warn(
+        warn(
             f"encoder_covariate_keys={encoder_covariate_keys!r}: encoders that are told the batch hide technical "
-            "differences which this model explains otherwise. The recommended value is False.",
-            UserWarning,
-            stacklevel=3,
+            "differences which this model explains otherwise. The recommended value is False."
         )
     conditioning = lists["nn_conditioning_covariate_keys"]
     return CovariateKeys(

@@ -1,9 +1,10 @@
 """Options of the two regularised models: each named once, checked before any work, passed on as one dict."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from types import MappingProxyType
+
+from ..._text import warn
 
 SHARED = MappingProxyType(
     {
@@ -145,11 +146,9 @@ def multimodal_options(given: Mapping, modalities: Sequence[str]) -> dict:
 def warn_of_large_library_encoder(options: Mapping) -> None:
     """Warn when the library encoder is large enough to explain expression."""
     if options["library_n_hidden"] > _LIBRARY_HIDDEN:
-        warnings.warn(
+        warn(
             f"library_n_hidden={options['library_n_hidden']} is above {_LIBRARY_HIDDEN}: a strong library encoder "
-            "explains expression, which the latent space should. The recommended value is 16.",
-            UserWarning,
-            stacklevel=3,
+            "explains expression, which the latent space should. The recommended value is 16."
         )
 
 

@@ -1,7 +1,5 @@
 """Registration of cells for the regularised models: checks, fields, and what the registry says of sizes."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -9,6 +7,7 @@ from mudata import MuData
 from scvi.data import fields as f
 
 from ..._keys import Keys
+from ..._text import warn
 from ...io._gene_names import refuse_duplicates
 from ...io._rows import pick_matrix
 from ...reference._checks import check_counts
@@ -41,11 +40,9 @@ def check_cells(adata: AnnData, keys: CovariateKeys, *, layer: str | None, size_
     empty = check_counts(matrix, name, adata.obs_names, adata.var_names, allow_empty=True)
     if empty.any():
         per_library = adata.obs[keys.library][empty].astype(str).value_counts().to_dict()
-        warnings.warn(
+        warn(
             f"{name} has {empty.sum()} cells without any count, by library: {per_library}. They say nothing; remove "
-            "them with `sc.pp.filter_cells(adata, min_counts=1)`.",
-            UserWarning,
-            stacklevel=3,
+            "them with `sc.pp.filter_cells(adata, min_counts=1)`."
         )
 
 

@@ -1,10 +1,9 @@
 """Starting values of a regularised model from its cells."""
 
-import warnings
-
 import numpy as np
 import torch
 
+from ..._text import warn
 from ...train._count_statistics import (
     dispersion_start,
     library_statistics,
@@ -18,11 +17,9 @@ from ._shared_module import AMBIENT, LIBRARY, SIZE_FACTOR
 def start_from_data(model, given: dict) -> None:
     """Give the module starting values from the registered cells; `given` are the options that the user chose."""
     if model.module.options["dispersion_init"] == "data" and "dispersion_hyper_prior_mean" in given:
-        warnings.warn(
+        warn(
             f"dispersion_hyper_prior_mean={given['dispersion_hyper_prior_mean']} is not used: with "
-            "dispersion_init='data' the data decide it.",
-            UserWarning,
-            stacklevel=4,
+            "dispersion_init='data' the data decide it."
         )
     options, module = model.module.options, model.module
     ambient, library = model._codes(AMBIENT), model._codes(LIBRARY).ravel()
