@@ -27,6 +27,7 @@ from studies import mapping_of
 import hpvade as hp
 from hpvade.evaluation import _metrics as metrics
 from hpvade.models.ambient._native_share import native_share
+from hpvade.models.ambient._profile import refine_profile
 from hpvade.reference._shift import among, moments, rewritten, shrink_to, similarity_weights, whole
 
 COHORTS = ("hoek", "finotello", "newman_full")
@@ -227,13 +228,19 @@ def subtracted(observed: ad.AnnData, seed: int) -> ad.AnnData:
 
 
 def split(observed: ad.AnnData, seed: int, profile: pd.DataFrame | None = None) -> ad.AnnData:
-    """What `get_clean_reference` does with labels and a profile, without a network: that of the batch by default."""
+    """What `get_clean_reference` does with labels, without a network: it finds the profile from the batch's mean."""
     X, kind = observed.X.toarray(), pd.factorize(observed.obs["cell_type"].astype(str))[0]
     batch, names = pd.factorize(observed.obs["batch"].astype(str))
     sums = np.zeros((kind.max() + 1, batch.max() + 1, observed.n_vars))
     np.add.at(sums, (kind, batch), X)
-    mean = sums.sum(axis=0) / sums.sum(axis=(0, 2))[:, None]
-    found = native_share(sums, mean if profile is None else profile[list(names)].to_numpy().T)
+    if profile is None:
+        rates = X / X.sum(axis=1, keepdims=True)  # the model's profile starts at their mean, and hardly leaves it
+        start = np.stack([rates[batch == b].mean(axis=0) for b in range(len(names))])
+        cells = pd.crosstab(kind, batch).to_numpy()
+        ambient_profile = refine_profile(sums, start, cells)
+    else:
+        ambient_profile = profile[list(names)].to_numpy().T
+    found = native_share(sums, ambient_profile)
     result = observed.copy()
     result.X = whole(X * found.share[kind, batch], np.random.default_rng(seed))
     return result
@@ -256,7 +263,7 @@ def ambient(folder: Path, case: str, seed: int) -> list[dict]:
         observed = variable_genes(observed[observed.obs["condition"] == "ctrl"].copy(), 1000)
         observed.obs["cell_type"], observed.obs["batch"] = observed.obs["cell_type_coarse"].astype(str), "one"
         references = {"as it is": observed}
-    references["split, mean of the batch"] = split(observed, seed)
+    references["split, found profile"] = split(observed, seed)
     return [row for name, cells in references.items() for row in scores(folder, name, as_reference(cells))]
 
 
