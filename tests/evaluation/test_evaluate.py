@@ -300,3 +300,13 @@ def cohort_without_two():
     bulk.obsm["first"].loc["s1"] = np.nan
     bulk.obsm["second"].loc["s4"] = np.nan
     return bulk, kept
+
+
+def test_a_mapping_is_a_dict_or_a_series():
+    bulk = make_bulk()
+    with pytest.raises(TypeError, match=r"mapping=\['T'\]; expected \{type: column of the truth\}"):
+        evaluate(bulk, "proportions", mapping=["T"])
+    same = {name: name for name in TYPES}
+    pd.testing.assert_frame_equal(
+        evaluate(bulk, "proportions", mapping=pd.Series(same)), evaluate(bulk, "proportions", mapping=same)
+    )

@@ -354,3 +354,11 @@ def test_indices_that_point_at_nothing_are_refused(pairs, tmp_path, value):
                 type(model).load(folder, adata=False, accelerator="cpu")
             tried += 1
     assert tried >= 6  # genes of HPVADE; ids and rows of ConditionalVAE
+
+
+@pytest.mark.parametrize(("path", "error"), [(None, TypeError), (3, TypeError), ("", ValueError)])
+def test_what_is_no_name_of_a_folder(path, error):
+    with pytest.raises(error, match="dir_path is .*expected the path of a folder"):
+        hp.IVAE.load(path)
+    with pytest.raises(error, match="dir_path is .*expected the path of a folder"):
+        saving.write_model(path, "", False, {}, {}, None)

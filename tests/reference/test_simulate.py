@@ -66,8 +66,8 @@ def test_share_of_samples_without_some_types(share):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"n_samples": 0}, "n_samples is 0"),
-        ({"n_cells": 0}, "n_cells is 0"),
+        ({"n_samples": 0}, "n_samples=0"),
+        ({"n_cells": 0}, "n_cells=0"),
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"sparse_share": 1.5}, "sparse is 1.5"),
         ({"sparse_share": -0.1}, "sparse is -0.1"),

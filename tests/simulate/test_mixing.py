@@ -174,5 +174,5 @@ def test_type_without_cells(cells):
 
 
 def test_no_cells_asked_for(cells):
-    with pytest.raises(ValueError, match="n_cells is 0"):
+    with pytest.raises(ValueError, match="n_cells=0"):
         mix(cells, n_cells=0)

@@ -146,6 +146,9 @@ def _complete(mapping: Mapping[str, str] | None, types: pd.Index, columns: pd.In
     if mapping is None:
         mapping = {name: name for name in types if name in columns}
     else:
+        mapping = mapping.to_dict() if isinstance(mapping, pd.Series) else mapping
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping={mapping!r}; expected {{type: column of the truth}}, such as {{'CD4 T': 'T'}}.")
         mapping = {str(name): str(column) for name, column in mapping.items()}
         unknown_types = [name for name in mapping if name not in types]
         unknown_columns = sorted({name for name in mapping.values() if name not in columns})

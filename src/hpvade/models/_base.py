@@ -21,7 +21,7 @@ from ._card import write_card
 from ._device import choose_device
 from ._genes import refuse_other_genes
 from ._manager import WeakManager, forget_with, keeping, weak
-from ._saving import JSON_FILE, load_tensors, read_data, read_document, read_tensors, write_model
+from ._saving import JSON_FILE, folder_of, load_tensors, read_data, read_document, read_tensors, write_model
 
 _NOT_SAVED = ("registry_", "run_name_", "run_id_")  # saved apart; a time and an id of one run
 
@@ -162,7 +162,7 @@ class BaseModel(BaseModelClass):
         if not (adata is None or adata is False or isinstance(adata, AnnData | MuData)):
             raise TypeError(f"adata is a {type(adata).__name__}; expected an AnnData (or MuData), None or False.")
         device, prefix = choose_device(accelerator, device), prefix or ""
-        with locked(dir_path, shared=True):  # no other process changes it in between
+        with locked(folder_of(dir_path), shared=True):  # no other process changes it in between
             document = read_document(dir_path, prefix)
             if document["class_name"] not in (cls.__name__, *(allowed_classes_names_list or [])):
                 raise ValueError(

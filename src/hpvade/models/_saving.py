@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def write_model(
     TypeError
         A value cannot be saved.
     """
-    target = Path(dir_path).resolve()
+    target = folder_of(dir_path).resolve()
     if target.exists() and not overwrite:
         raise ValueError(f"{dir_path} already exists. Choose another folder, or pass overwrite=True to replace it.")
     data_file = None if adata is None else prefix + (MUDATA_FILE if isinstance(adata, MuData) else ADATA_FILE)
@@ -109,6 +110,15 @@ def install_model(source, target) -> None:
     install_folder(source, target, remove=lambda: earlier_files(target, "", names))
 
 
+def folder_of(dir_path) -> Path:
+    """The path of a folder; TypeError or ValueError where that is no name of one."""
+    if not isinstance(dir_path, str | os.PathLike):
+        raise TypeError(f"dir_path is a {type(dir_path).__name__}, {dir_path!r}; expected the path of a folder.")
+    if not os.fspath(dir_path):
+        raise ValueError("dir_path is empty; expected the path of a folder.")
+    return Path(dir_path)
+
+
 def read_document(dir_path, prefix: str = "") -> dict:
     """Read and check the JSON file of a model folder.
 
@@ -119,7 +129,7 @@ def read_document(dir_path, prefix: str = "") -> dict:
     ValueError
         The folder was written by scvi-tools or another program, or by a newer hpvade; the file is damaged or changed.
     """
-    folder = Path(dir_path)
+    folder = folder_of(dir_path)
     path = find(folder, prefix + JSON_FILE)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {dir_path}; expected one written by `model.save`.")

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .._keys import Keys
+from .._text import whole_number
 from ..io._names import writable
 from ..io._rows import iter_rows
 from ..simulate import ChunkSums, sample_proportions
@@ -30,8 +31,7 @@ def simulate_from_cells(
     indices: np.ndarray | None = None,
 ) -> AnnData:
     """Bulk AnnData (samples x genes) of exact sums of cells; see `hpvade.pp.simulate_bulk`."""
-    if n_samples < 1:
-        raise ValueError(f"n_samples is {n_samples}; expected at least one")
+    whole_number("n_samples", n_samples)
     if not 0 <= sparse_share <= 1:
         raise ValueError(f"sparse is {sparse_share}; expected a share of samples between 0 and 1")
     seed = int(torch.randint(2**62, ())) if seed is None else seed

@@ -1,6 +1,7 @@
 """Bulk samples as sums of cells, with the noise of another platform."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from scipy import sparse
@@ -135,8 +136,8 @@ def draw_weights(
 
     Counts are not read, so that `chunks` may come without; arguments as in :func:`draw_mixtures`.
     """
-    if n_cells < 1:
-        raise ValueError(f"n_cells is {n_cells}; expected at least one cell per sample")
+    if not isinstance(n_cells, Integral) or n_cells < 1:
+        raise ValueError(f"n_cells={n_cells!r}; expected a whole number of at least 1.")
     n_drawn = rng.multinomial(n_cells, proportions)
     return n_drawn, _chunk_weights(chunks, n_drawn, rng, heterogeneous, max_chunks)
 

@@ -306,7 +306,7 @@ OPTIONS = {
     "epochs as text": ({"max_epochs": "1"}, ValueError, "max_epochs='1'; expected a whole number"),
     "batch as text": ({"batch_size": "8"}, ValueError, "batch_size='8'; expected a whole number"),
     "batch_size": ({"batch_size": 0}, ValueError, "batch_size=0; expected"),
-    "n_cells": ({"simulation_kwargs": {"n_cells": 0}}, ValueError, "n_cells is 0; expected at least one"),
+    "n_cells": ({"simulation_kwargs": {"n_cells": 0}}, ValueError, "n_cells=0; expected a whole number of at least 1"),
     "alpha": ({"simulation_kwargs": {"alpha": -1.0}}, ValueError, "alpha is -1.0; expected a positive"),
 }
 
@@ -348,8 +348,8 @@ def test_hp26_bad_arguments_of_other_methods(trained, unchanged):
                 lambda: trained.model.get_normalized_expression(transform_batch="batch_9"),
                 "transform_batch='batch_9' is",
             ),
-            (lambda: trained.model.simulate_bulk(0), "n_samples is 0"),
-            (lambda: trained.model.simulate_bulk(2, n_cells=0), "n_cells is 0"),
+            (lambda: trained.model.simulate_bulk(0), "n_samples=0"),
+            (lambda: trained.model.simulate_bulk(2, n_cells=0), "n_cells=0"),
             (lambda: trained.model.simulate_bulk(2, sparse=2), "sparse is 2"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -168,7 +168,9 @@ def test_rna_fractions_do_not_depend_on_cell_sizes(trained):
     ("change", "error", "match"),
     [
         ({"level": 1.0}, ValueError, "between 0 and 1"),
+        ({"level": "0.9"}, ValueError, "between 0 and 1"),
         ({"n_draws": 5}, ValueError, "at least 20"),
+        ({"n_draws": 100.5}, ValueError, "whole number of at least 20"),
         ({"fractions": "mass"}, ValueError, "expected 'cell' or 'rna'"),
         ({"mapping": {"nobody": "x"}}, KeyError, "nobody"),
         ({"mapping": {"T": ["type_0", "type_1"]}}, TypeError, "expected the name of a group for each type"),

@@ -199,6 +199,8 @@ def _describe(types: list[str], found: Estimate, genes: np.ndarray) -> AnnData:
 def _choose(names: np.ndarray, present: np.ndarray, genes: Sequence[str] | None) -> np.ndarray:
     if genes is None:
         return np.flatnonzero(present)
+    if isinstance(genes, str):
+        raise TypeError(f"genes={genes!r} is a text; expected a list of genes, such as [{genes!r}].")
     index = pd.Index(names).get_indexer(list(genes))
     absent = [g for g, i in zip(genes, index, strict=True) if i < 0 or not present[i]]
     if absent:

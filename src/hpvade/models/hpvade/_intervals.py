@@ -1,6 +1,7 @@
 """Intervals around proportions: what the genes' disagreement and the cell sizes' uncertainty leave open."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from ..._text import whole_number
 from ...io._bulk import OnBadSample
 from ...io._frames import as_bulk
 from ...reference._folds import Fold
@@ -151,10 +153,9 @@ class IntervalMethods:
                 "the literal network gives no uncertainty. Use preset='default', or the spread of deconvolve over "
                 "models trained with different seeds."
             )
-        if not 0 < level < 1:
+        if not isinstance(level, Real) or not 0 < level < 1:
             raise ValueError(f"level={level!r}; expected a share between 0 and 1, such as 0.9.")
-        if n_draws < 20:
-            raise ValueError(f"n_draws={n_draws!r}; expected at least 20, or the bounds are single draws.")
+        whole_number("n_draws", n_draws, 20)
         if fractions not in ("cell", "rna"):
             raise ValueError(f"fractions={fractions!r} is unknown; expected 'cell' or 'rna'.")
         cohorts = estimates(
