@@ -1,6 +1,7 @@
 """UMAP of latent representations."""
 
 import numpy as np
+import pytest
 from anndata import AnnData
 
 from hpvade.models.ambient._umap import write_umap
@@ -17,3 +18,30 @@ def test_writes_the_named_keys_only_and_the_same_twice():
     u = a.obsm["u"]
     within = np.linalg.norm(u[:20] - u[:20].mean(0), axis=1).max()
     assert np.linalg.norm(u[:20].mean(0) - u[20:].mean(0)) > within
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("model", ["single", "multi"])
+def test_few_cells_are_refused_or_drawn(request, model, n_cells, make):
+    """UMAP itself ends in errors of three packages below four cells."""
+    model = request.getfixturevalue(model).model
+    whole = make.mdata(n_cells + 5)[5:].copy()  # the first five lack ATAC
+    adata = whole["rna"].copy()
+    arguments = (adata, whole) if type(model).__name__ == "RegularizedMultimodalVI" else (adata,)
+    if n_cells < 4:
+        with pytest.raises(ValueError, match=f"found {n_cells} cells; expected 4 or more"):
+            model.compute_latent_umap(*arguments)
+        assert not [key for key in adata.obsm if not key.startswith("_scvi")]
+        return
+    model.compute_latent_umap(*arguments)
+    layouts = [key for key in adata.obsm if key.startswith("X_umap")]
+    assert layouts
+    for key in layouts:
+        assert adata.obsm[key].shape == (n_cells, 2) and np.isfinite(adata.obsm[key]).all()
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 1])
+def test_a_neighbourhood_of_the_cell_alone_is_refused(n_neighbors):
+    adata = AnnData(np.ones((9, 2)))
+    with pytest.raises(ValueError, match=f"n_neighbors={n_neighbors}; expected 2 or more"):
+        write_umap(adata, {"z": np.eye(9)}, {"z": "u"}, n_neighbors=n_neighbors, seed=0)

@@ -7,6 +7,8 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+_LEAST_CELLS = 4  # the spectral start of two axes takes three eigenvectors, fewer than there are cells
+
 
 def write_umap(
     adata: AnnData,
@@ -21,6 +23,10 @@ def write_umap(
 
     With `leiden` also clusters to `adata.obs`, under the name of the latent with "leiden" for "X_latent".
     """
+    if adata.n_obs < _LEAST_CELLS:
+        raise ValueError(f"found {adata.n_obs} cells; expected {_LEAST_CELLS} or more, which a layout by UMAP needs.")
+    if n_neighbors < 2:
+        raise ValueError(f"{n_neighbors=}; expected 2 or more, the cell itself is the first.")
     if leiden and find_spec("igraph") is None:
         raise ImportError("add_leiden=True needs the package igraph: run `pip install igraph`.")
     umaps, clusters = {}, {}
