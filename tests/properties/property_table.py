@@ -400,7 +400,6 @@ REFUSED = [
     "ConditionalVAE.get_normalized_expression",
     "CycleAE.get_normalized_expression",
     "IVAE.get_latent_library_size",
-    "RegularizedMultimodalVI.differential_expression",
 ]
 CLASSES = {
     "hpvade": "HPVADE",
@@ -507,6 +506,12 @@ CELLS |= {
     ),
     "AmbientRegularizedSCVI.differential_expression": Call(
         method("ambient", "differential_expression", groupby="cell_type", group1="B"), {}, SCVI, nan=True
+    ),
+    "RegularizedMultimodalVI.differential_expression": Call(
+        method("multimodal", "differential_expression", groupby="cell_type", group1="B", modality="rna"),
+        {},
+        SCVI,
+        nan=True,
     ),
     "ConditionalVAE.differential_expression": Call(
         method("cvae", "differential_expression", groupby="cell_type", group1="B"), {}, SCVI, nan=True

@@ -62,7 +62,6 @@ REFUSED_BY = {
     },
     "RegularizedMultimodalVI": {
         "setup_anndata": ((), NotImplementedError, "setup_mudata"),
-        "differential_expression": (("cell_type",), NotImplementedError, "AmbientRegularizedSCVI"),
     },
 }
 ATTRIBUTES = {

@@ -275,24 +275,13 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
         if gene_list is not None and (missing := sorted(set(gene_list) - set(names))):
             raise ValueError(f"gene_list names {missing[:5]}, which are not in adata.var_names.")
         cells = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+        options = {"batches": self._batch_codes(transform_batch), "library_size": library_size}
+        options |= {"scaled": include_feature_scaling, "batch_size": batch_size}
         if n_samples_overall is not None:
-            n_samples = n_samples_overall // len(cells) + 1
-        drawn = n_samples > 1 or n_samples_overall is not None
+            return self._drawn_expression(_NAME, adata, cells, n_samples_overall, **options)[:, genes]
         with fixed_draws():
-            values = self._expression(
-                _NAME,
-                adata,
-                cells,
-                batches=self._batch_codes(transform_batch),
-                library_size=library_size,
-                n_samples=max(n_samples, 2) if drawn else 1,
-                scaled=include_feature_scaling,
-                batch_size=batch_size,
-            )[..., genes]
-            if n_samples_overall is not None:
-                values = values[:n_samples].reshape(-1, values.shape[-1])
-                return values[np.random.default_rng(0).choice(len(values), n_samples_overall)]
-        if drawn and return_mean:
+            values = self._expression(_NAME, adata, cells, n_samples=max(n_samples, 1), **options)[..., genes]
+        if n_samples > 1 and return_mean:
             values = values.mean(axis=0)
         if return_numpy or values.ndim == 3:
             return values
@@ -331,6 +320,8 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
 
         Raises
         ------
+        ValueError
+            There are fewer than four cells; `n_neighbors` is below two.
         ImportError
             `add_leiden` without igraph.
         """

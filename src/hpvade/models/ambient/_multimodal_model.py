@@ -13,6 +13,7 @@ from ...io._rows import use_sparse_matrix
 from ._attribution import AttributionMethods
 from ._covariates import check_keys, resolve_keys
 from ._details import ModalityCounts
+from ._differential import ModalityDifferential
 from ._face import RegularizedFace, fixed_draws
 from ._multimodal_module import RegularizedMultimodalVAE
 from ._options import multimodal_options, warn_of_large_library_encoder
@@ -28,7 +29,7 @@ from ._shared_module import X
 from ._umap import write_umap
 
 
-class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFace):
+class RegularizedMultimodalVI(AttributionMethods, ModalityDifferential, ModalityCounts, RegularizedFace):
     """RNA with ATAC, or any count modalities of the same cells: one latent space, each with its own ambient part.
 
     Each modality has its own encoder, library size, dispersion and decoder; every decoder sees the whole latent vector.
@@ -322,14 +323,6 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFac
             tables[name] = pd.DataFrame(values, index=mdata.obs_names[cells], columns=self._features(name))
         return tables if modality is None else tables[modality]
 
-    def differential_expression(self, *args, **kwargs):
-        """Refused: scvi-tools' test of two groups knows one modality only."""
-        raise NotImplementedError(
-            "differential expression of several modalities is not offered. Train `hpvade.AmbientRegularizedSCVI` on "
-            "one of them, such as mdata['rna'], and use its `differential_expression`; or compare "
-            "`get_normalized_expression(modality='rna')` between the groups."
-        )
-
     def compute_latent_umap(
         self,
         adata: AnnData,
@@ -359,7 +352,7 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityCounts, RegularizedFac
         Raises
         ------
         ValueError
-            `adata` has other cells.
+            `adata` has other cells, or fewer than four; `n_neighbors` is below two.
         ImportError
             `add_leiden` without igraph.
         """

@@ -6,6 +6,7 @@ import torch
 from anndata import AnnData
 
 from ._clean import clean_reference
+from ._fixed_draws import fixed_draws
 from ._setup import category_names
 from ._shared_module import AMBIENT, DISPERSION, SCALING
 
@@ -163,6 +164,20 @@ class Readout:
                 rows.append(value.cpu().numpy())
             blocks.append(np.concatenate(rows, axis=-2))
         return np.mean(blocks, axis=0)[..., back, :] if len(blocks) > 1 else blocks[0][..., back, :]
+
+    def _drawn_expression(self, name, adata, cells, n_draws: int, **options) -> np.ndarray:
+        """`n_draws` samples of the posterior expression over `cells` (draws x features), the same at every call.
+
+        Of more cells than draws only as many are looked at, so that memory does not grow with a group of cells.
+        """
+        rng = np.random.default_rng(0)
+        if len(cells) > n_draws:
+            cells = rng.choice(cells, n_draws, replace=False)
+        per_cell = n_draws // len(cells) + 1
+        with fixed_draws():
+            values = self._expression(name, adata, cells, n_samples=max(per_cell, 2), **options)
+        values = values[:per_cell].reshape(-1, values.shape[-1])
+        return values[rng.choice(len(values), n_draws)]
 
     def get_clean_reference(
         self,
