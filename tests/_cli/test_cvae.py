@@ -297,3 +297,21 @@ def test_cells_of_no_known_type_train_too(run, tmp_path):
     run(*train, "--n-epochs", 1, "--unlabeled-category", "unknown")
     vocabularies = json.loads((tmp_path / "run/vocabularies.json").read_text())
     assert list(vocabularies["cell_type"]) == ["B", "Mono", "T", "<UNK>"]
+
+
+@pytest.mark.parametrize(
+    ("where", "is_named"), [("hpvade.io._backed.install_file", False), ("hpvade.io._rows.iter_rows", True)]
+)
+def test_a_full_disk_is_not_a_damaged_file(run, data, tmp_path, monkeypatch, where, is_named):
+    def fail(*args, **kwargs):
+        raise OSError("out of order")
+        yield  # an iterator of rows fails once it is asked for them
+
+    def fail_at_once(*args, **kwargs):
+        raise OSError("out of order")
+
+    monkeypatch.setattr(where, fail if is_named else fail_at_once)
+    train = ["cvae", "train", "--data-dir", data / "cells.h5ad", "--output-dir", tmp_path / "run", *SMALL]
+    said = run(*train, "--n-epochs", 1, code=1).stderr
+    assert "out of order" in said and ("cells.h5ad cannot be read" in said) is is_named
+    assert not (tmp_path / "run").exists() and not list(tmp_path.iterdir())

@@ -78,10 +78,17 @@ def _of_h5ad(data: Path, scratch: Path, wanted, named, max_cells, **limits) -> "
         rows = iter_rows(pick_matrix(source, None, "adata")[0], 2048)
         rows = takewhile(lambda part: part[0].start < most, rows)
         blocks = (block[: most - where.start][:, columns] for where, block in rows)
-        with _named(data):
-            return write_blocks(scratch, blocks, source.obs.iloc[:most].copy(), source.var.iloc[columns].copy())
+        return write_blocks(
+            scratch, _read(blocks, data), source.obs.iloc[:most].copy(), source.var.iloc[columns].copy()
+        )
     finally:
         source.file.close()
+
+
+def _read(blocks: Iterator, data: Path) -> Iterator:
+    """The blocks; an error in reading one names the file, one in writing it elsewhere does not."""
+    with _named(data):
+        yield from blocks
 
 
 @contextmanager
