@@ -1,12 +1,13 @@
 """Ambient RNA, integration, deconvolution with a cleaned reference, speed: the figures of the clean-reference models.
 
-    python benchmarks/ambient.py DATA_FOLDER [--only planted simulated integration reference speed] [--seeds 0 1 2]
-        [--results FOLDER] [--epochs 60]
+    python benchmarks/ambient.py DATA_FOLDER [--only planted scar simulated simulated_scar reference speed ...]
+        [--seeds 0 1 2] [--results FOLDER] [--epochs 60]
 
 Prints markdown tables, medians over seeds. `planted`: ambient counts of known profile and share (5, 15 and 30 % in
-three batches) are added to real cells; compared with doing nothing and with scvi.external.SCAR. `simulated`: the same
-with drawn cells, so that it is known which genes a type truly lacks. `evidence`: shares found and counts removed, with
-the labels and the mean of each batch as profile, without training. `integration`:
+three batches) are added to real cells; compared with doing nothing. `simulated`: the same with drawn cells, so that it
+is known which genes a type truly lacks. `scar` and `simulated_scar`: scvi.external.SCAR on the same cells (an hour).
+`evidence`: shares found and counts removed, with the labels and the mean of each batch as profile, without training.
+`integration`:
 scib-metrics on seven PBMC data sets, compared with SCVI of the same size and epochs (needs `pip install scib-metrics`).
 `reference`: proportions of simulated bulk from a contaminated, a cleaned and the uncontaminated reference. `speed`:
 seconds per epoch and peak memory, each model in a process of its own. With `--results`, the rows of every part and seed
@@ -95,11 +96,18 @@ def _fitted(folder: Path, cells: int, genes: int, epochs: int, seed: int):
 
 
 def planted(folder: Path, args, seed: int) -> pd.DataFrame:
-    return compare(*_fitted(folder, args.cells, args.genes, args.epochs, seed), seed)
+    return compare(*_fitted(folder, args.cells, args.genes, args.epochs, seed))
 
 
-def simulated(folder: Path, args, seed: int) -> pd.DataFrame:
-    """Six types of drawn cells; a third of the genes is in all of them, each of the others in one."""
+def scar(folder: Path, args, seed: int) -> pd.DataFrame:
+    return scar_rows(planted_cells(folder, args.cells, args.genes, seed), seed)
+
+
+def drawn_cells(seed: int) -> tuple[ad.AnnData, dict[str, np.ndarray]]:
+    """Six types of drawn cells with planted ambient RNA; a third of the genes is in all of them, each other in one.
+
+    Returns the cells and the genes that each type lacks.
+    """
     rng = np.random.default_rng(seed)
     n_cells, n_genes, n_types = 1200, 360, 6
     owner, kind = np.arange(n_genes) % (n_types * 3 // 2), rng.integers(n_types, size=n_cells)
@@ -110,13 +118,22 @@ def simulated(folder: Path, args, seed: int) -> pd.DataFrame:
     native = rng.poisson(800 * profiles[kind] * rng.lognormal(0, 0.4, (n_cells, 1))).astype(np.float32)
     obs = pd.DataFrame({"cell_type": pd.Categorical(types[kind])}, index=[f"c{i}" for i in range(n_cells)])
     observed = hp.datasets.plant_ambient(ad.AnnData(native, obs=obs), seed=seed)
-    lacks = dict(zip(types, ~expressed, strict=True))
-    return compare(observed, fit_ambient(observed, args.epochs, seed), seed, lacks)
+    return observed, dict(zip(types, ~expressed, strict=True))
 
 
-def compare(observed: ad.AnnData, model, seed: int, lacks: dict | None = None) -> pd.DataFrame:
-    """Cleaned counts of the model, of SCAR, and none."""
-    truth, batch = observed.varm["ambient_profile"], observed.obs["batch"]
+def simulated(folder: Path, args, seed: int) -> pd.DataFrame:
+    observed, lacks = drawn_cells(seed)
+    return compare(observed, fit_ambient(observed, args.epochs, seed), lacks)
+
+
+def simulated_scar(folder: Path, args, seed: int) -> pd.DataFrame:
+    observed, lacks = drawn_cells(seed)
+    return scar_rows(observed, seed, lacks)
+
+
+def compare(observed: ad.AnnData, model, lacks: dict | None = None) -> pd.DataFrame:
+    """Cleaned counts of the model, and none."""
+    truth = observed.varm["ambient_profile"]
     found = model.get_ambient_profile(normalize=True)
     r = np.min([np.corrcoef(found[b], truth[b])[0, 1] for b in truth])
     rows = []
@@ -127,10 +144,22 @@ def compare(observed: ad.AnnData, model, seed: int, lacks: dict | None = None) -
         row = {"method": f"AmbientRegularizedSCVI, {name}", "profile r (lowest)": r}
         row |= {f"share {b}": clean.uns["ambient_share"].loc[b, "share"] for b in truth}
         rows.append(row | score(observed[clean.obs_names], clean.X.toarray(), lacks) | {"CPU s to clean": used})
-    mean = {b: observed.X[(batch == b).to_numpy()].sum(axis=0).A1 for b in truth}
-    r = np.min([np.corrcoef(mean[b], truth[b])[0, 1] for b in truth])
-    rows.append({"method": "nothing (profile: mean of the batch)", "profile r (lowest)": r})
+    rows.append({"method": "nothing (profile: mean of the batch)", "profile r (lowest)": of_means(observed)[1]})
     rows[-1] |= score(observed, observed.X.toarray(), lacks)
+    return pd.DataFrame(rows)
+
+
+def of_means(observed: ad.AnnData) -> tuple[dict[str, np.ndarray], float]:
+    """Sums over the cells of each batch, and their lowest correlation with the batch's ambient profile."""
+    truth, batch = observed.varm["ambient_profile"], observed.obs["batch"]
+    mean = {b: observed.X[(batch == b).to_numpy()].sum(axis=0).A1 for b in truth}
+    return mean, np.min([np.corrcoef(mean[b], truth[b])[0, 1] for b in truth])
+
+
+def scar_rows(observed: ad.AnnData, seed: int, lacks: dict | None = None) -> pd.DataFrame:
+    """Cleaned counts of SCAR."""
+    truth, batch = observed.varm["ambient_profile"], observed.obs["batch"]
+    mean, r = of_means(observed)
     denoised, shares = np.zeros(observed.shape), {}
     for b in truth:  # SCAR has one profile for all cells, so one model per batch
         own = (batch == b).to_numpy()
@@ -141,9 +170,8 @@ def compare(observed: ad.AnnData, model, seed: int, lacks: dict | None = None) -
         scar.train(**QUIET)  # its own number of epochs, 400 here
         denoised[own] = np.asarray(scar.get_denoised_counts())
         shares[f"share {b}"] = 1 - denoised[own].sum() / observed.X[own].sum()
-    rows.append({"method": "scvi.external.SCAR, per batch", "profile r (lowest)": r} | shares)
-    rows[-1] |= score(observed, denoised, lacks)
-    return pd.DataFrame(rows)
+    row = {"method": "scvi.external.SCAR, per batch", "profile r (lowest)": r} | shares
+    return pd.DataFrame([row | score(observed, denoised, lacks)])
 
 
 SIMILAR = ["gamma", 0.3, 0.5, 1.0, 1.5]  # how types that share all genes differ: gamma(1), or log-normal with this sd
@@ -417,7 +445,8 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-PARTS = {"planted": planted, "simulated": simulated, "evidence": evidence, "integration": integration}
+PARTS = {"planted": planted, "scar": scar, "simulated": simulated, "simulated_scar": simulated_scar}
+PARTS |= {"evidence": evidence, "integration": integration}
 PARTS |= {"integration_donors": functools.partial(integration, cells=kang), "query": query, "profiles": profiles}
 PARTS |= {"reference": reference, "speed": speed}
 AFTER = {"reference": recovered, "speed": ratios}
