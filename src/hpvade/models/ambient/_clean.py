@@ -49,7 +49,7 @@ def clean_reference(
     sums = sums.reshape(*shape, -1)
     n_cells = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
     profile = refine_profile(sums, learned, n_cells) if given is None else given
-    split = native_share(sums, profile)
+    split = native_share(sums, profile, (X, place))
     matrix, removed = _native_counts(X, place, batch, split, np.random.default_rng(seed) if integer else None)
     obs = cells.obs[[column for column in cells.obs if not str(column).startswith("_scvi")]].copy()
     obs[Keys.AMBIENT_REMOVED] = removed

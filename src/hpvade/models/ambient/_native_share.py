@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from ._dispersion import ambient_part
 from ._evidence import TOLERANCE as _TOLERANCE
 from ._evidence import ambient_share, markers
 from ._likelihood import negative_binomial as _negative_binomial
@@ -18,6 +19,7 @@ _RATES = np.geomspace(1e-3, 1e2, 12)  # native rates of a pair, relative to the 
 _SHAPE = 1.5  # of the gamma distribution around each rate: wide enough to fill the gaps between them
 _PROFILE_SD = 0.3  # of a gene's factor on the profile
 _STEPS, _LAST_STEPS = 15, 5
+_SURELY, _EXPRESSED = 0.8, 0.5  # probability of no expression, and least expression relative to the profile
 _PRIOR_GROUPS = 2.0  # groups' worth of what all genes say of how often a gene is not expressed
 _FIT_VALUES, _BLOCK_VALUES = 2 * 10**7, 5 * 10**6  # values of one array in memory
 _TINY = 1e-12
@@ -44,7 +46,7 @@ class NativeShare:
     upper: np.ndarray
 
 
-def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
+def native_share(counts: np.ndarray, profile: np.ndarray, cells: tuple | None = None) -> NativeShare:
     """Split sums of counts into native and ambient ones.
 
     Parameters
@@ -53,6 +55,9 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
         Sums over the cells of each group and batch (groups x batches x genes).
     profile
         Ambient profile of each batch (batches x genes), rows sum to one.
+    cells
+        Counts (cells x genes) and where the sums of each cell are, as :func:`ambient_part` takes them. Without them a
+        floor under the expression is taken for ambient as it is.
 
     Notes
     -----
@@ -60,7 +65,8 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
     ones at one of several rates, or at none in all batches. Weights of the rates and a factor per gene and batch on the
     profile are estimated in turn. The level is a low quantile over the groups of the expression of genes that differ
     most between them, an idea of SoupX (Young and Behjati 2020): what all groups express alike cannot be told from
-    ambient RNA. Where expression has no floor, there is no evidence of any: the level is zero, all counts native.
+    ambient RNA. Where expression has no floor, there is no evidence of any: the level is zero, all counts native. Where
+    there is one, single cells show how much of it is ambient.
     """
     base = counts.sum(axis=2)[..., None] * profile
     n_groups, n_batches, n_genes = counts.shape
@@ -70,20 +76,13 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
     rng = np.random.default_rng(0)
     found = [ambient_share(counts[:, k][:, marker], base[:, k][:, marker], rng) for k in range(n_batches)]
     first, lower, upper = (np.array(values) for values in zip(*found, strict=True))
-    level = first
-    o, b, m = counts[..., chosen], base[..., chosen], marker[chosen]
-    seen, factor = b.sum(axis=1) > 1, np.ones((n_batches, len(chosen)))
-    absent, weights, zero = 0.5, np.full(len(_RATES), 1 / len(_RATES)), np.full(seen.shape, 0.5)
-    for _ in range(_STEPS):
-        zero, rates = _posterior(o, b, factor, level, _absent(zero, b, absent), weights)
-        if seen.any():
-            absent = float(np.clip(zero[seen].mean(), 0.01, 0.99))
-            weights = np.einsum("mkbg,kg->m", rates, (1 - zero) * seen) + _TINY
-            weights /= weights.sum()
-        evidence = (zero * m)[:, None] * b  # counts at level one where ambient RNA shows alone
-        level = first * (1 - 1 / (1 + evidence.sum(axis=(0, 2))))
-        factor = _factor(o, b, level, zero)
+    level, absent, weights, _ = _fit(counts[..., chosen], base[..., chosen], marker[chosen], first)
     ratio = np.divide(level, first, out=np.zeros(n_batches), where=first > 0)
+    if cells is not None and level.any():
+        part = _ambient_part(counts, base, marker, level, cells, chosen)
+        if (part < 1).any():  # then pairs on the floor are native in part, and do not show the level any more
+            level, lower, upper = level * part, lower * part, np.where(part > 0, part, 1) * upper
+            _, absent, weights, _ = _fit(counts[..., chosen], base[..., chosen], marker[chosen], level, held=True)
     bounds = ratio * lower, np.where(first > 0, ratio * upper, upper)
     share, factors = np.empty_like(base), np.empty((n_batches, n_genes))
     block = max(_BLOCK_VALUES // (n_groups * n_batches * len(_RATES)), 1)
@@ -92,6 +91,32 @@ def native_share(counts: np.ndarray, profile: np.ndarray) -> NativeShare:
         share[..., genes], factors[:, genes] = _split(counts[..., genes], base[..., genes], level, absent, weights)
     share[:, level == 0] = 1.0
     return NativeShare(share, level[:, None] * factors * profile, level, *bounds)
+
+
+def _fit(counts, base, marker, first, held: bool = False) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """Levels, how often a gene is not expressed, weights of the rates, and where it is not (groups x genes)."""
+    level, seen, factor = first, base.sum(axis=1) > 1, np.ones(base.shape[1:])
+    absent, weights, zero = 0.5, np.full(len(_RATES), 1 / len(_RATES)), np.full(seen.shape, 0.5)
+    for _ in range(_STEPS):
+        zero, rates = _posterior(counts, base, factor, level, _absent(zero, base, absent), weights)
+        if seen.any():
+            absent = float(np.clip(zero[seen].mean(), 0.01, 0.99))
+            weights = np.einsum("mkbg,kg->m", rates, (1 - zero) * seen) + _TINY
+            weights /= weights.sum()
+        evidence = (zero * marker)[:, None] * base  # counts at level one where ambient RNA shows alone
+        level = first if held else first * (1 - 1 / (1 + evidence.sum(axis=(0, 2))))
+        factor = _factor(counts, base, level, zero)
+    return level, absent, weights, zero
+
+
+def _ambient_part(counts, base, marker, level, cells, chosen) -> np.ndarray:
+    """Ambient share of the floor of each batch (batches,), from marker genes of the groups that lack them."""
+    own, (o, b) = level > 0, (counts[..., chosen], base[..., chosen])
+    zero = _fit(o[:, own], b[:, own], marker[chosen], level[own])[-1]
+    floor, expressed = np.zeros(counts.shape, dtype=bool), np.zeros((len(counts), counts.shape[2]), dtype=bool)
+    floor[..., chosen] = ((zero > _SURELY) & marker[chosen])[:, None] & own[:, None]
+    expressed[:, chosen] = (zero < 1 - _SURELY) & (o.sum(axis=1) > _EXPRESSED * b.sum(axis=1))
+    return ambient_part(*cells, counts, floor, expressed)
 
 
 def _rates(base: np.ndarray, factor: np.ndarray, level: np.ndarray):
