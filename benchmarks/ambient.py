@@ -206,7 +206,7 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         np.add.at(n_cells, (kind, batch), 1)
         if profile is None or isinstance(profile, str):
             profile = mean if profile is None else refine_profile(sums, mean, n_cells)
-        found = native_share(sums, profile)
+        found = native_share(sums, profile, (cells.X, kind * (batch.max() + 1) + batch))
         removed = 1 - (found.share * sums).sum(axis=(0, 2)) / sums.sum(axis=(0, 2))
         for b in range(len(removed)):
             row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}

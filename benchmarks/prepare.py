@@ -240,7 +240,7 @@ def split(observed: ad.AnnData, seed: int, profile: pd.DataFrame | None = None) 
         ambient_profile = refine_profile(sums, start, cells)
     else:
         ambient_profile = profile[list(names)].to_numpy().T
-    found = native_share(sums, ambient_profile)
+    found = native_share(sums, ambient_profile, (X, kind * (batch.max() + 1) + batch))
     result = observed.copy()
     result.X = whole(X * found.share[kind, batch], np.random.default_rng(seed))
     return result

@@ -25,7 +25,7 @@ def test_expected_counts_follow_from_sums_per_group_batch_and_gene(single):
     cells = np.stack([[((group == k) & (batch == b)).sum() for b in range(3)] for k in range(2)])
     profile = refine_profile(sums, (profile / profile.sum()).to_numpy().T, cells)
     np.testing.assert_allclose(clean.varm["ambient_profile"], profile.T, rtol=0.02)
-    split = native_share(sums, profile)
+    split = native_share(sums, profile, (adata.X, group * 3 + batch))
     expected = adata.X * split.share[group, batch]
     limit = split.ambient[batch] * adata.X.sum(1, keepdims=True)
     expected = np.maximum(expected, adata.X - limit - 3 * np.sqrt(limit) - 1)
@@ -168,7 +168,7 @@ def test_a_measured_profile_takes_the_place_of_the_learned_one(single):
     group, batch = (adata.obs[key].cat.codes.to_numpy() for key in ("cell_type", "batch"))
     sums = np.stack([[adata.X[(group == k) & (batch == b)].sum(0) for b in range(3)] for k in range(2)])
     profile = pd.Series(adata.X.mean(axis=0), index=adata.var_names)
-    split = native_share(sums, np.tile(profile / profile.sum(), (3, 1)))
+    split = native_share(sums, np.tile(profile / profile.sum(), (3, 1)), (adata.X, group * 3 + batch))
     clean = model.get_clean_reference(labels_key="cell_type", integer=False, ambient_profile=7 * profile[::-1])
     np.testing.assert_allclose(clean.uns["ambient_share"]["share"], split.level, rtol=1e-4, atol=1e-8)
     assert (

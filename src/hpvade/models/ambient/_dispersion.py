@@ -52,6 +52,8 @@ def ambient_part(X, place: np.ndarray, sums: np.ndarray, floor: np.ndarray, expr
     many floor counts as expected, such as doublets, are left out, which is free, given n.
     """
     genes = np.flatnonzero(floor.any(axis=(0, 1)))
+    if not len(genes):
+        return np.ones(sums.shape[1])
     sums, totals, floor, expressed = sums[..., genes], sums.sum(axis=2), floor[..., genes], expressed[:, genes]
     moments = _moments(X, place, genes, floor, (sums * floor).sum(axis=2) / np.maximum(totals, 1))
     fits = np.array([ratio_likelihood(*values) for values in _of_batches(*moments, floor, expressed)])

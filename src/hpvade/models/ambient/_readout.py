@@ -196,8 +196,8 @@ class Readout:
         batches tell, or the model's where they do not. How much of it there is shows in the genes that a group of cells
         does not express; per group, batch and gene the counts are then split into an ambient and a native part (see
         the user guide). Sums over groups come out right; of a single count of a gene that its group
-        expresses, nobody can say what it is. A batch whose groups show no floor under their expression has no evidence
-        of ambient RNA, and its counts are left alone.
+        expresses, nobody can say what it is. A batch whose groups show no floor under their expression, or one whose
+        counts vary between cells as expression does, has no evidence of ambient RNA, and its counts are left alone.
 
         Parameters
         ----------
