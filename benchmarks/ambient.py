@@ -6,7 +6,7 @@
 Prints markdown tables, medians over seeds. `planted`: ambient counts of known profile and share (5, 15 and 30 % in
 three batches) are added to real cells; compared with doing nothing. `simulated`: the same with drawn cells, so that it
 is known which genes a type truly lacks. `scar` and `simulated_scar`: scvi.external.SCAR on the same cells (an hour).
-`evidence`: shares found and counts removed, with the labels and the mean of each batch as profile, without training.
+`evidence`: shares found and counts removed, with the labels as groups and three kinds of profile, without training.
 `integration`:
 scib-metrics on seven PBMC data sets, compared with SCVI of the same size and epochs (needs `pip install scib-metrics`).
 `reference`: proportions of simulated bulk from a contaminated, a cleaned and the uncontaminated reference. `speed`:
@@ -209,7 +209,7 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
         found = native_share(sums, profile, (cells.X, kind * (batch.max() + 1) + batch))
         removed = 1 - (found.share * sums).sum(axis=(0, 2)) / sums.sum(axis=(0, 2))
         for b in range(len(removed)):
-            row = {"case": f"{name}, {planted[b]}" if batch.any() else name, "planted": planted[b]}
+            row = {"case": f"{name}, {planted[b]:.0%} planted" if any(planted) else name, "planted": planted[b]}
             row |= {"share": found.level[b], "lower": found.lower[b], "upper": found.upper[b], "removed": removed[b]}
             rows.append(row | signs(sums, profile, b))
 
@@ -227,8 +227,12 @@ def evidence(folder: Path, args, seed: int) -> pd.DataFrame:
     for n_types in (4, 5, 8):
         drawn = hp.datasets.planted_cohort(n_types=n_types, seed=seed)[0]
         donor = drawn.obs["donor"].cat.codes.to_numpy()
+        shares = (0.05, 0.15, 0.4)
+        dirty = hp.datasets.plant_ambient(drawn, fractions=shares, seed=seed)
+        batch = dirty.obs["batch"].cat.codes.to_numpy()
         for way in (None, "found"):
             split(f"planted_cohort, {n_types} types, {way or 'mean'} profile", drawn, (0.0,) * 4, donor, way)
+            split(f"planted_cohort, {n_types} types, {way or 'mean'} profile", dirty, shares, batch, way)
     for file in CLEAN:
         whole = read_reference(folder, file)
         whole = variable_genes(whole[rng.permutation(whole.n_obs)].copy(), args.genes)

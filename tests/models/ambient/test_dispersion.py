@@ -155,3 +155,9 @@ def test_ambient_rna_of_types_that_lack_genes_stays_found():
     _, level, without = split(observed, observed.obs["batch"].cat.codes.to_numpy())
     np.testing.assert_allclose(level, [0.05, 0.15, 0.3], rtol=0.3)
     np.testing.assert_allclose(level, without, rtol=1e-9)
+
+
+def test_fractions_of_counts_and_no_cells_are_taken():
+    X, place, sums, floor, expressed = two_groups(0.5, n_cells=100)
+    assert 0 <= ambient_part(0.3 * X, place, 0.3 * sums, floor, expressed)[0] <= 1
+    assert ambient_part(0 * X, place, 0 * sums, floor, expressed)[0] == 1

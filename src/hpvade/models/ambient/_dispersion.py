@@ -102,7 +102,7 @@ def _moments(X, place, genes, floor, share) -> tuple[np.ndarray, np.ndarray, np.
         sum_up = sparse.csr_matrix((kept * 1.0, own, np.arange(len(own) + 1)), shape=(len(own), n)).T
         of_cells += sum_up @ np.column_stack([on, on * (on - 1), total, total * (total - 1)])
         first += (sum_up @ counts).toarray()
-        counts.data *= counts.data - 1
+        counts.data *= np.maximum(counts.data - 1, 0)  # fractions, too
         second += (sum_up @ counts).toarray()
     return first.reshape(shape), second.reshape(shape), of_cells.reshape(*share.shape, 4)
 
