@@ -183,7 +183,7 @@ def signs(sums: np.ndarray, profile: np.ndarray, b: int) -> dict[str, float]:
     base = sums.sum(axis=2)[..., None] * profile
     chosen = markers(sums, base)
     counts, base = sums[:, b][:, chosen], base[:, b][:, chosen]
-    _, _, likelihood, n = _assess(counts, base)
+    _, _, likelihood, n, _ = _assess(counts, base)
     least, most = _scatter(counts, base)
     return {
         "leak": np.nan if likelihood is None else _floor(likelihood, n)[1],

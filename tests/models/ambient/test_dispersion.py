@@ -8,6 +8,7 @@ import pytest
 from scipy import sparse
 
 import hpvade as hp
+from hpvade.models.ambient import _evidence
 from hpvade.models.ambient._dispersion import _moments, _variance, ambient_part, interval, ratio_likelihood
 from hpvade.models.ambient._evidence import TOLERANCE
 from hpvade.models.ambient._native_share import native_share
@@ -43,7 +44,7 @@ def two_groups(native, seed=0, dispersion=0.3, bursts=1.0, n_cells=3000, doublet
 @pytest.mark.parametrize("native", [0.0, 0.3, 0.6, 0.8])
 def test_the_ambient_part_of_a_floor_is_found(native):
     """What is left of the overdispersion is the square of the native share; a native fifth is tolerated."""
-    found, expected = [ambient_part(*two_groups(native, seed))[0] for seed in range(3)], native**2 - TOLERANCE**2
+    found, expected = [ambient_part(*two_groups(native, seed))[0][0] for seed in range(3)], native**2 - TOLERANCE**2
     expected = 1 - np.sqrt(max(expected, 0))
     assert np.median(found) == pytest.approx(expected, abs=0.1)
     assert min(found) >= expected - 0.05  # what the interval leaves open counts as ambient
@@ -52,19 +53,19 @@ def test_the_ambient_part_of_a_floor_is_found(native):
 @pytest.mark.parametrize("bursts", [1.0, 3.0])
 def test_a_native_floor_shows_no_ambient_rna(bursts):
     """Also where low expression varies more than high expression does."""
-    assert [ambient_part(*two_groups(1.0, seed, bursts=bursts))[0] for seed in range(5)] == [0.0] * 5
+    assert [ambient_part(*two_groups(1.0, seed, bursts=bursts))[0][0] for seed in range(5)] == [0.0] * 5
 
 
 def test_doublets_do_not_make_a_floor_native():
-    assert ambient_part(*two_groups(0.0, doublets=0.05))[0] > 0.9
+    assert ambient_part(*two_groups(0.0, doublets=0.05))[0][0] > 0.9
 
 
 def test_what_says_nothing_changes_nothing():
     """Expression without overdispersion, few cells, no pair on a floor."""
-    assert ambient_part(*two_groups(1.0, dispersion=0.0))[0] == pytest.approx(1, abs=0.01)
-    assert ambient_part(*two_groups(1.0, n_cells=4))[0] == pytest.approx(1, abs=0.01)
+    assert ambient_part(*two_groups(1.0, dispersion=0.0))[0][0] == pytest.approx(1, abs=0.01)
+    assert ambient_part(*two_groups(1.0, n_cells=4))[0][0] == pytest.approx(1, abs=0.01)
     X, place, sums, floor, expressed = two_groups(1.0, n_cells=50)
-    assert ambient_part(X, place, sums, floor & False, expressed)[0] == 1
+    assert ambient_part(X, place, sums, floor & False, expressed)[0][0] == 1
 
 
 @pytest.mark.parametrize(("mean", "dispersion"), [(0.05, 0.0), (0.3, 1.0), (4.0, 0.0), (4.0, 0.5)])
@@ -159,5 +160,21 @@ def test_ambient_rna_of_types_that_lack_genes_stays_found():
 
 def test_fractions_of_counts_and_no_cells_are_taken():
     X, place, sums, floor, expressed = two_groups(0.5, n_cells=100)
-    assert 0 <= ambient_part(0.3 * X, place, 0.3 * sums, floor, expressed)[0] <= 1
-    assert ambient_part(0 * X, place, 0 * sums, floor, expressed)[0] == 1
+    assert 0 <= ambient_part(0.3 * X, place, 0.3 * sums, floor, expressed)[0][0] <= 1
+    assert ambient_part(0 * X, place, 0 * sums, floor, expressed)[0][0] == 1
+
+
+@pytest.mark.parametrize("dispersion", [0.5, 0.0])
+def test_a_floor_in_doubt_counts_where_cells_show_that_it_is_ambient(dispersion, monkeypatch):
+    """Where expression is not overdispersed, cells cannot show it, and none is found."""
+    monkeypatch.setattr(_evidence, "_SCATTER", -1.0)  # all high floors are in doubt
+    rng, kind = np.random.default_rng(1), np.arange(1200) % 6
+    rate = np.where(np.arange(360) % 9 == np.arange(6)[:, None], 1.0, 0.02) * rng.lognormal(0, 1.0, (6, 360))
+    mean = 800 * (rate / rate.sum(axis=1, keepdims=True))[kind]
+    cells = ad.AnnData(sparse.csr_matrix(gamma_poisson(rng, mean, dispersion).astype(np.float32)))
+    cells.obs["cell_type"] = pd.Categorical(kind.astype(str))
+    observed = hp.datasets.plant_ambient(cells, fractions=(0.05, 0.15, 0.4))
+    removed, level, without = split(observed, observed.obs["batch"].cat.codes.to_numpy())
+    assert without[2] == 0
+    expected = 0.4 if dispersion else 0
+    assert level[2] == pytest.approx(expected, abs=0.08) and removed[2] == pytest.approx(expected, abs=0.08)

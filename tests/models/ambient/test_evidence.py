@@ -61,7 +61,7 @@ def test_batches_are_judged_on_their_own():
 
 def test_without_counts_nothing_is_known():
     rng = np.random.default_rng(0)
-    assert ambient_share(np.zeros((3, 5)), np.full((3, 5), 0.1), rng) == (0.0, 0.0, 0.5)
+    assert ambient_share(np.zeros((3, 5)), np.full((3, 5), 0.1), rng) == (0.0, 0.0, 0.5, False)
 
 
 def test_likelihood_is_that_of_scipy():

@@ -25,8 +25,10 @@ _BLOCK = 512  # cells
 _TINY = 1e-12
 
 
-def ambient_part(X, place: np.ndarray, sums: np.ndarray, floor: np.ndarray, expressed: np.ndarray) -> np.ndarray:
-    """Share of the floor of each batch that may be ambient (batches,), between 0 and 1.
+def ambient_part(
+    X, place: np.ndarray, sums: np.ndarray, floor: np.ndarray, expressed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the floor of each batch that may be ambient (batches,), and whether some of it is seen to be.
 
     Parameters
     ----------
@@ -47,20 +49,22 @@ def ambient_part(X, place: np.ndarray, sums: np.ndarray, floor: np.ndarray, expr
     ``E[sum x(x-1)] = p_g^2 sum n(n-1)`` whatever each cell has of them, and native ones ``1 + d_g`` times as much, with
     the overdispersion d_g of the gene. Where a share a of the floor is ambient, ``(1-a)^2 d_g`` is left of it. The
     ratio to d_g, estimated where groups express the gene, is the same for all genes but some that stray, and for all
-    batches unless they are seen to differ. What its 99 % interval leaves open to ambient RNA counts as ambient; there
-    is no evidence of any if it excludes that half of the floor is ambient, but not that nothing is. Cells with twice as
-    many floor counts as expected, such as doublets, are left out, which is free, given n.
+    batches unless they are seen to differ. What its 99 % interval leaves open to ambient RNA counts as ambient, and
+    some is seen to be where it excludes that nothing is; there is no evidence of any if it excludes that half of the
+    floor is ambient, but not that nothing is. Cells with twice as many floor counts as expected, such as doublets, are
+    left out, which is free, given n.
     """
     genes = np.flatnonzero(floor.any(axis=(0, 1)))
     if not len(genes):
-        return np.ones(sums.shape[1])
+        return np.ones(sums.shape[1]), np.zeros(sums.shape[1], dtype=bool)
     sums, totals, floor, expressed = sums[..., genes], sums.sum(axis=2), floor[..., genes], expressed[:, genes]
     moments = _moments(X, place, genes, floor, (sums * floor).sum(axis=2) / np.maximum(totals, 1))
     fits = np.array([ratio_likelihood(*values) for values in _of_batches(*moments, floor, expressed)])
     together, known = fits.sum(axis=0), int((fits.any(axis=1)).sum())
     if known > 1 and 2 * (fits.max(axis=1).sum() - together.max()) < chi2.ppf(_SURE, known - 1):
         fits = np.tile(together, (len(fits), 1))
-    return np.array([_part(*interval(fit)) for fit in fits])
+    lower, upper = np.transpose([interval(fit) for fit in fits])
+    return np.array([_part(*bounds) for bounds in zip(lower, upper, strict=True)]), upper < 1
 
 
 def ratio_likelihood(*counted: np.ndarray) -> np.ndarray:

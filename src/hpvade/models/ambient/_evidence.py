@@ -16,7 +16,7 @@ _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the 
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
 _LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
 _LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
-_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, they must be seen to
+_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, more is in doubt
 _MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
@@ -29,7 +29,7 @@ def markers(counts: np.ndarray, base: np.ndarray) -> np.ndarray:
     return enough & (highest >= np.quantile(highest[enough], 1 - _MARKERS)) if enough.any() else enough
 
 
-def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float, bool]:
     """Ambient share of a batch with a 95 % interval, from the counts of marker genes; zeros without evidence.
 
     Parameters
@@ -41,39 +41,39 @@ def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator
 
     Returns
     -------
-    Share, lower and upper bound. Without evidence the share and its lower bound are zero, and the upper bound is what
-    the lowest expression leaves open.
+    Share, lower and upper bound, and whether it is in doubt: a high floor on whose genes the groups do not agree, as
+    that of types which share all genes. Without evidence the share and its lower bound are zero, and the upper bound is
+    what the lowest expression leaves open.
     """
-    found, share, likelihood, n = _assess(counts, base)
+    found, share, likelihood, n, doubt = _assess(counts, base)
     if likelihood is None:
-        return 0.0, 0.0, MOST
+        return 0.0, 0.0, MOST, False
     draws = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=_DRAWS)
     drawn = [_floor(likelihood, n, weight)[0] for weight in draws]
     lower, upper = np.quantile(np.minimum(drawn, MOST), [0.025, 0.975])
     if not found:
-        return 0.0, 0.0, float(min(max(upper, share), MOST))
-    return float(share), float(min(lower, share)), float(max(upper, share))
+        return 0.0, 0.0, float(min(max(upper, share), MOST)), False
+    return float(share), float(min(lower, share)), float(max(upper, share)), doubt
 
 
 def find_floor(counts: np.ndarray, base: np.ndarray) -> tuple[float, bool]:
-    """Where the floor under the expression would be, and whether there is one; see :func:`ambient_share`."""
+    """Where the floor under the expression would be, and whether there is one, in doubt or not."""
     found, share, *_rest = _assess(counts, base)
     return float(share), found
 
 
-def _assess(counts: np.ndarray, base: np.ndarray) -> tuple[bool, float, np.ndarray | None, np.ndarray]:
-    """Whether there is a floor, where it is, and the likelihood of each pair with numbers of pairs of each gene."""
+def _assess(counts: np.ndarray, base: np.ndarray) -> tuple[bool, float, np.ndarray | None, np.ndarray, bool]:
+    """Whether there is a floor, where, likelihood of each pair, numbers of pairs of each gene, and whether to doubt."""
     used = base > 1
     n = used.sum(axis=0)
     if not used.any():
-        return False, 0.0, None, n
+        return False, 0.0, None, n, False
     log = negative_binomial(counts, _GRID[:, None, None] * np.maximum(base, 1e-9), TOLERANCE**-2)
     likelihood = np.where(used, np.exp(log - log.max(axis=0)), 0)
     share, leak = _floor(likelihood, n)
     least, most = _scatter(counts, base)
     no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and least > _MUCH_SCATTER) or share <= 2 * _GRID[0]
-    too_high = share >= MOST or (share > _HIGH and most > _SCATTER)
-    return not (no_floor or too_high), share, likelihood, n
+    return not no_floor and share < MOST, share, likelihood, n, bool(share > _HIGH and most > _SCATTER)
 
 
 def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def native_share(counts: np.ndarray, profile: np.ndarray, cells: tuple | None = 
     profile are estimated in turn. The level is a low quantile over the groups of the expression of genes that differ
     most between them, an idea of SoupX (Young and Behjati 2020): what all groups express alike cannot be told from
     ambient RNA. Where expression has no floor, there is no evidence of any: the level is zero, all counts native. Where
-    there is one, single cells show how much of it is ambient.
+    there is one, single cells show how much of it is ambient; of a high one, on which groups do not agree, they must.
     """
     base = counts.sum(axis=2)[..., None] * profile
     n_groups, n_batches, n_genes = counts.shape
@@ -75,11 +75,14 @@ def native_share(counts: np.ndarray, profile: np.ndarray, cells: tuple | None = 
     marker = markers(counts, base)
     rng = np.random.default_rng(0)
     found = [ambient_share(counts[:, k][:, marker], base[:, k][:, marker], rng) for k in range(n_batches)]
-    first, lower, upper = (np.array(values) for values in zip(*found, strict=True))
+    first, lower, upper, doubt = (np.array(values) for values in zip(*found, strict=True))
+    if cells is None:
+        first, lower = np.where(doubt, 0, first), np.where(doubt, 0, lower)
     level, absent, weights, _ = _fit(counts[..., chosen], base[..., chosen], marker[chosen], first)
     ratio = np.divide(level, first, out=np.zeros(n_batches), where=first > 0)
     if cells is not None and level.any():
-        part = _ambient_part(counts, base, marker, level, cells, chosen)
+        part, seen = _ambient_part(counts, base, marker, level, cells, chosen)
+        part = np.where(doubt & ~seen, 0, part)
         if (part < 1).any():  # then pairs on the floor are native in part, and do not show the level any more
             level, lower, upper = level * part, lower * part, np.where(part > 0, part, 1) * upper
             _, absent, weights, _ = _fit(counts[..., chosen], base[..., chosen], marker[chosen], level, held=True)
@@ -109,8 +112,8 @@ def _fit(counts, base, marker, first, held: bool = False) -> tuple[np.ndarray, f
     return level, absent, weights, zero
 
 
-def _ambient_part(counts, base, marker, level, cells, chosen) -> np.ndarray:
-    """Ambient share of the floor of each batch (batches,), from marker genes of the groups that lack them."""
+def _ambient_part(counts, base, marker, level, cells, chosen) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`ambient_part`, from marker genes of the groups that lack them."""
     own, (o, b) = level > 0, (counts[..., chosen], base[..., chosen])
     zero = _fit(o[:, own], b[:, own], marker[chosen], level[own])[-1]
     floor, expressed = np.zeros(counts.shape, dtype=bool), np.zeros((len(counts), counts.shape[2]), dtype=bool)

@@ -11,6 +11,7 @@ from ._evidence import find_floor, markers
 
 _ROUNDS, _STEPS = 3, 100  # each round anew: few steps keep what all groups express alike out of the profile
 _LEAST, _MOST = 0.03, 0.5  # shares that the mixture is sought with
+_ELSEWHERE = 0.05  # of a mixture to start from, the part with the types of all batches: not all left cells in theirs
 _PRIOR = 0.01  # of the ambient counts, how many the cells of the batch as they are count for
 _VALUES = 2 * 10**6  # of one array in memory
 _TINY = 1e-12
@@ -44,6 +45,7 @@ def refine_profile(counts: np.ndarray, learned: np.ndarray, cells: np.ndarray) -
     if min(counts.shape[:2]) < 2:
         return learned
     totals, profile, start = counts.sum(axis=2), learned, cells.T / cells.sum(axis=0)[:, None]
+    start = (1 - _ELSEWHERE) * start + _ELSEWHERE * cells.sum(axis=1) / cells.sum()
     for _ in range(_ROUNDS):
         share = np.clip(_floors(counts, profile)[0], _LEAST, _MOST)
         profile = _mixture(counts, totals * (1 - share), totals * share, start, _PRIOR * start)
