@@ -118,8 +118,9 @@ def _of_batches(first, second, of_cells, floor, expressed) -> Iterator[tuple[np.
     low = floor * square * n_pairs / np.maximum(n * (n - 1), 1)
     high = expressed[:, None] * square * total_pairs / np.maximum(total * (total - 1), 1)
     pairs = high.sum(axis=(0, 1))
-    dispersion = np.maximum((second * (high > 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) - 1, 0)
-    noise = _variance(first, high, dispersion).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) ** 2
+    dispersion = (second * (high > 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) - 1
+    noise = _variance(first, high, np.maximum(dispersion, 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) ** 2
+    dispersion, noise = _shrunk(dispersion, noise, pairs > _ENOUGH)
     common = ((floor * first / np.maximum(n, 1)) ** 2 * dispersion).sum(axis=2)  # of n, by its genes
     for b in range(first.shape[1]):
         on = low[:, b] > 0
@@ -128,6 +129,21 @@ def _of_batches(first, second, of_cells, floor, expressed) -> Iterator[tuple[np.
         values = [(second[:, b] * on).sum(axis=0), expected, (first[:, b] * on).sum(axis=0), dispersion, noise]
         values.append((low[:, b] * common[:, b, None]).sum(axis=0) / np.maximum(expected, _TINY))
         yield tuple(value[of] for value in values)
+
+
+def _shrunk(dispersion, noise, known) -> tuple[np.ndarray, np.ndarray]:
+    """Overdispersions of the genes drawn to their mean as far as noise demands, and what noise is left of them.
+
+    The mean and the variance between genes are those of DerSimonian and Laird (1986). Without it, noise on the
+    expressed side would pass for overdispersion that the floor lacks.
+    """
+    weight = known / np.maximum(noise, _TINY)
+    total = max(weight.sum(), _TINY)
+    excess = (weight * (dispersion - (weight * dispersion).sum() / total) ** 2).sum() - max(known.sum() - 1, 0)
+    between = max(excess / max(total - (weight**2).sum() / total, _TINY), 0)
+    weight = known / np.maximum(noise + between, _TINY)
+    mean, own = (weight * dispersion).sum() / max(weight.sum(), _TINY), between / np.maximum(noise + between, _TINY)
+    return np.maximum(mean + own * (dispersion - mean), 0), own * noise
 
 
 def _log_likelihood(ratios, second, expected, first, dispersion, noise, common) -> np.ndarray:

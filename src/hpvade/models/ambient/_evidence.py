@@ -16,7 +16,7 @@ _QUANTILE = 0.15  # of the markers' expression over the groups, relative to the 
 _NEAR = 2.5  # factor around the share within which expression belongs to the floor
 _LEAK = 0.06  # pairs below the floor per pair on it, from which on there is none
 _LITTLE_LEAK, _MUCH_SCATTER = 0.02, 0.22  # with some pairs below, groups must agree on each gene up to this deviation
-_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, more is in doubt
+_HIGH, _SCATTER = 0.25, 0.15  # above this share, which types that share all genes often show, scatter is a doubt
 _MARKERS = 0.2  # share of the genes, the most specific ones, that decide the level
 _DRAWS, _STEPS = 40, 100
 _GRID = np.geomspace(3e-3, 30, 60)
@@ -41,9 +41,9 @@ def ambient_share(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator
 
     Returns
     -------
-    Share, lower and upper bound, and whether it is in doubt: a high floor on whose genes the groups do not agree, as
-    that of types which share all genes. Without evidence the share and its lower bound are zero, and the upper bound is
-    what the lowest expression leaves open.
+    Share, lower and upper bound, and whether it is in doubt: a high floor on whose genes the groups do not agree, or
+    one above `MOST`, as types have that share all genes. Without evidence the share and its lower bound are zero, and
+    the upper bound is what the lowest expression leaves open.
     """
     found, share, likelihood, n, doubt = _assess(counts, base)
     if likelihood is None:
@@ -73,7 +73,8 @@ def _assess(counts: np.ndarray, base: np.ndarray) -> tuple[bool, float, np.ndarr
     share, leak = _floor(likelihood, n)
     least, most = _scatter(counts, base)
     no_floor = leak > _LEAK or (leak > _LITTLE_LEAK and least > _MUCH_SCATTER) or share <= 2 * _GRID[0]
-    return not no_floor and share < MOST, share, likelihood, n, bool(share > _HIGH and most > _SCATTER)
+    doubt = share >= MOST or (share > _HIGH and most > _SCATTER)
+    return not no_floor, min(share, MOST), likelihood, n, bool(doubt)
 
 
 def _floor(likelihood: np.ndarray, n: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
