@@ -7,8 +7,8 @@ Prints markdown tables, medians over seeds. `planted`: ambient counts of known p
 three batches) are added to real cells; compared with doing nothing. `simulated`: the same with drawn cells, so that it
 is known which genes a type truly lacks. `scar` and `simulated_scar`: scvi.external.SCAR on the same cells (an hour).
 `evidence`: shares found and counts removed, with the labels as groups and three kinds of profile, without training.
-`integration`:
-scib-metrics on seven PBMC data sets, compared with SCVI of the same size and epochs (needs `pip install scib-metrics`).
+`unbalanced`: the same of batches that lack types. `integration`: scib-metrics on seven PBMC data sets, compared with
+SCVI of the same size and epochs (needs `pip install scib-metrics`).
 `reference`: proportions of simulated bulk from a contaminated, a cleaned and the uncontaminated reference. `speed`:
 seconds per epoch and peak memory, each model in a process of its own. With `--results`, the rows of every part and seed
 are kept as CSV, and those that are there already are not computed again.
@@ -31,6 +31,7 @@ import scvi
 from _cohorts import read_reference
 
 import hpvade as hp
+from hpvade.models.ambient._clean import _native_counts
 from hpvade.models.ambient._evidence import _assess, _floor, _scatter, markers
 from hpvade.models.ambient._native_share import native_share
 from hpvade.models.ambient._profile import refine_profile
@@ -293,6 +294,55 @@ def profile_rows(folder: Path, args, seed: int, file: str, concentration: float,
     return pd.DataFrame(rows)
 
 
+def unbalanced(folder: Path, args, seed: int) -> pd.DataFrame:
+    """Batches with 5, 15 and 40 % planted ambient RNA, each without the cells of a third of the types.
+
+    RNA of these is in the ambient RNA, as of donors that are told apart after sequencing ("of all types"), or not ("of
+    own types"). Groups are the labels; the profile is sought from the mean of the batch, without training.
+    """
+    rows, shares = [], (0.05, 0.15, 0.4)
+    for file in CLEAN:
+        whole = read_reference(folder, file)
+        chosen = np.random.default_rng(seed).permutation(whole.n_obs)[:1500]
+        some = variable_genes(whole[chosen].copy(), args.genes)
+        third = pd.factorize(some.obs["cell_type"].astype(str), sort=True)[0] % 3
+        for concentration in (2.0, 5.0, 20.0):
+            for kind in ("of all types", "of own types", "all types in all batches"):
+                if kind == "of own types":
+                    draw, parts = np.random.default_rng(seed).integers(3, size=some.n_obs), []
+                    for b, share in enumerate(shares):
+                        part = some[(draw == b) & (third != b)].copy()
+                        part.obs["cell_type"] = part.obs["cell_type"].cat.remove_unused_categories()
+                        options = {"fractions": (share,), "concentration": concentration, "seed": 10 * seed + b}
+                        parts.append(hp.datasets.plant_ambient(part, **options))
+                    truth = np.hstack([part.varm["ambient_profile"] for part in parts]).T
+                    dirty = ad.concat(parts, label="batch")
+                    dirty.obs["cell_type"] = dirty.obs["cell_type"].astype("category")
+                else:
+                    dirty = hp.datasets.plant_ambient(some, fractions=shares, concentration=concentration, seed=seed)
+                    truth = dirty.varm["ambient_profile"].to_numpy().T
+                    if kind == "of all types":
+                        dirty = dirty[third != dirty.obs["batch"].cat.codes.to_numpy()].copy()
+                batch, label = (
+                    pd.factorize(dirty.obs[key].astype(str), sort=True)[0] for key in ("batch", "cell_type")
+                )
+                place = label * 3 + batch
+                sums, n_cells = np.zeros((label.max() + 1, 3, dirty.n_vars)), np.zeros((label.max() + 1, 3))
+                np.add.at(sums, (label, batch), dirty.X.toarray())
+                np.add.at(n_cells, (label, batch), 1)
+                mean = sums.sum(axis=0) / sums.sum(axis=(0, 2))[:, None]
+                found = refine_profile(sums, mean, n_cells)
+                split = native_share(sums, found, (dirty.X, place))
+                clean = _native_counts(dirty.X, place, batch, split, None)[0]
+                row = {"case": f"{kind}, {file}"}
+                for b, share in enumerate(shares):
+                    r = np.corrcoef(found[b] - mean[b], truth[b] - mean[b])[0, 1] if np.any(found[b] != mean[b]) else 0
+                    row |= {f"r {share:.0%}": r, f"share {share:.0%}": split.level[b]}
+                scores = score(dirty, clean.toarray())
+                rows.append(row | {key: scores[key] for key in ("drop of absent", "kept")})
+    return pd.DataFrame(rows)
+
+
 def query(folder: Path, args, seed: int) -> pd.DataFrame:
     """Ambient fraction of one batch's cells when they come back as a query, at other depths and under a new name."""
     observed, model = _fitted(folder, args.cells, args.genes, args.epochs, seed)
@@ -452,6 +502,7 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
 PARTS = {"planted": planted, "scar": scar, "simulated": simulated, "simulated_scar": simulated_scar}
 PARTS |= {"evidence": evidence, "integration": integration}
 PARTS |= {"integration_donors": functools.partial(integration, cells=kang), "query": query, "profiles": profiles}
+PARTS |= {"unbalanced": unbalanced}
 PARTS |= {"reference": reference, "speed": speed}
 AFTER = {"reference": recovered, "speed": ratios}
 
