@@ -9,7 +9,7 @@ from scipy import sparse
 
 import hpvade as hp
 from hpvade.models.ambient import _evidence
-from hpvade.models.ambient._dispersion import _moments, _shrunk, _variance, ambient_part, interval, ratio_likelihood
+from hpvade.models.ambient._dispersion import _moments, _variance, ambient_part, interval, ratio_likelihood
 from hpvade.models.ambient._evidence import TOLERANCE
 from hpvade.models.ambient._native_share import native_share
 from hpvade.models.ambient._profile import refine_profile
@@ -189,15 +189,3 @@ def test_noise_of_the_expressed_side_is_no_evidence():
     cells.obs["cell_type"] = pd.Categorical(kind.astype(str))
     removed, level, _ = split(cells, np.arange(1200) // 6 % 3)
     assert (level == 0).all() and (removed == 0).all()
-
-
-def test_overdispersions_are_drawn_to_their_mean_as_far_as_noise_demands():
-    rng = np.random.default_rng(0)
-    noise, known = rng.uniform(0.01, 0.1, 4000), np.arange(4000) < 3900
-    truth = 0.5 + 0.2 * rng.normal(size=4000)
-    found, left = _shrunk(truth + noise**0.5 * rng.normal(size=4000), noise, known)
-    assert ((found - truth)[known] ** 2).mean() == pytest.approx((0.04 * noise / (0.04 + noise))[known].mean(), rel=0.1)
-    np.testing.assert_allclose(left, 0.04 * noise / (0.04 + noise), rtol=0.1)
-    alike, none = _shrunk(0.3 + noise**0.5 * rng.normal(size=4000), noise, known)
-    np.testing.assert_allclose(alike, 0.3, atol=0.05)
-    assert none.max() < 0.005

@@ -20,6 +20,7 @@ _STRAYS = np.geomspace(0.05, 50, 20)  # the same, of genes that do not go with t
 _STRAYING = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # share of such genes
 _SURE = 0.99  # confidence of the interval, and that batches differ
 _ENOUGH = 20  # pairs of counts that the overdispersion of an expressed gene is estimated from
+_BEYOND = 4  # mean square of the overdispersions over their noise; one half without any
 _HALF = 0.25  # ratio where half of the floor is ambient
 _BLOCK = 512  # cells
 _TINY = 1e-12
@@ -59,12 +60,14 @@ def ambient_part(
         return np.ones(sums.shape[1]), np.zeros(sums.shape[1], dtype=bool)
     sums, totals, floor, expressed = sums[..., genes], sums.sum(axis=2), floor[..., genes], expressed[:, genes]
     moments = _moments(X, place, genes, floor, (sums * floor).sum(axis=2) / np.maximum(totals, 1))
-    fits = np.array([ratio_likelihood(*values) for values in _of_batches(*moments, floor, expressed)])
+    counted = list(_of_batches(*moments, floor, expressed))
+    fits = np.array([ratio_likelihood(*values) for values in counted])
+    known_well = np.array([_beyond_noise(*values[3:5]) for values in counted])
     together, known = fits.sum(axis=0), int((fits.any(axis=1)).sum())
     if known > 1 and 2 * (fits.max(axis=1).sum() - together.max()) < chi2.ppf(_SURE, known - 1):
         fits = np.tile(together, (len(fits), 1))
     lower, upper = np.transpose([interval(fit) for fit in fits])
-    return np.array([_part(*bounds) for bounds in zip(lower, upper, strict=True)]), upper < 1
+    return np.array([_part(*bounds) for bounds in zip(lower, upper, strict=True)]), (upper < 1) & known_well
 
 
 def ratio_likelihood(*counted: np.ndarray) -> np.ndarray:
@@ -83,6 +86,11 @@ def interval(fit: np.ndarray) -> tuple[float, float]:
     """Ratios that the likelihood does not exclude, at 99 %."""
     inside = _RATIOS[fit >= fit.max() - chi2.ppf(_SURE, 1) / 2]
     return float(inside[0]), float(inside[-1])
+
+
+def _beyond_noise(dispersion: np.ndarray, noise: np.ndarray) -> bool:
+    """Whether genes are overdispersed where expressed; else noise would pass for what the floor lacks."""
+    return len(noise) > 0 and np.mean(dispersion**2 / np.maximum(noise, _TINY)) > _BEYOND
 
 
 def _part(lower: float, upper: float) -> float:
@@ -118,9 +126,8 @@ def _of_batches(first, second, of_cells, floor, expressed) -> Iterator[tuple[np.
     low = floor * square * n_pairs / np.maximum(n * (n - 1), 1)
     high = expressed[:, None] * square * total_pairs / np.maximum(total * (total - 1), 1)
     pairs = high.sum(axis=(0, 1))
-    dispersion = (second * (high > 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) - 1
-    noise = _variance(first, high, np.maximum(dispersion, 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) ** 2
-    dispersion, noise = _shrunk(dispersion, noise, pairs > _ENOUGH)
+    dispersion = np.maximum((second * (high > 0)).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) - 1, 0)
+    noise = _variance(first, high, dispersion).sum(axis=(0, 1)) / np.maximum(pairs, _TINY) ** 2
     common = ((floor * first / np.maximum(n, 1)) ** 2 * dispersion).sum(axis=2)  # of n, by its genes
     for b in range(first.shape[1]):
         on = low[:, b] > 0
@@ -129,21 +136,6 @@ def _of_batches(first, second, of_cells, floor, expressed) -> Iterator[tuple[np.
         values = [(second[:, b] * on).sum(axis=0), expected, (first[:, b] * on).sum(axis=0), dispersion, noise]
         values.append((low[:, b] * common[:, b, None]).sum(axis=0) / np.maximum(expected, _TINY))
         yield tuple(value[of] for value in values)
-
-
-def _shrunk(dispersion, noise, known) -> tuple[np.ndarray, np.ndarray]:
-    """Overdispersions of the genes drawn to their mean as far as noise demands, and what noise is left of them.
-
-    The mean and the variance between genes are those of DerSimonian and Laird (1986). Without it, noise on the
-    expressed side would pass for overdispersion that the floor lacks.
-    """
-    weight = known / np.maximum(noise, _TINY)
-    total = max(weight.sum(), _TINY)
-    excess = (weight * (dispersion - (weight * dispersion).sum() / total) ** 2).sum() - max(known.sum() - 1, 0)
-    between = max(excess / max(total - (weight**2).sum() / total, _TINY), 0)
-    weight = known / np.maximum(noise + between, _TINY)
-    mean, own = (weight * dispersion).sum() / max(weight.sum(), _TINY), between / np.maximum(noise + between, _TINY)
-    return np.maximum(mean + own * (dispersion - mean), 0), own * noise
 
 
 def _log_likelihood(ratios, second, expected, first, dispersion, noise, common) -> np.ndarray:
