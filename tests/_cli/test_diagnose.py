@@ -61,3 +61,22 @@ def test_markers_that_cannot_be_read_are_refused(run, files, model, tmp_path):
     said = run("diagnose", files.bulk, "--model", model, "--markers", tmp_path / "m.json", code=1).stderr
     assert "m.json holds no markers" in said
     assert "blod does not exist" in run("diagnose", files.bulk, "--model", model, "--markers", "blod", code=2).stderr
+
+
+def test_batches_are_judged_apart(run, files, model, tmp_path):
+    """Also in the verdict and page of `deconvolve --report` and in `report`."""
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.obs["study"] = ["a", "b"] * 3
+    bulk.write_h5ad(tmp_path / "bulk.h5ad")
+    common = [tmp_path / "bulk.h5ad", "--model", model, "--batch-key", "study"]
+    hp.tl.diagnose(bulk, hp.HPVADE.load(model), batch_key="study")
+    said = [f"- {in_words(text, frozenset())}" for text in bulk.uns["hpvade_qc"]["messages"]]
+    for command, output in (("diagnose", "q.h5ad"), ("report", "r.html"), ("deconvolve", "d.h5ad")):
+        more = ["--report", tmp_path / "s.html"] if command == "deconvolve" else []
+        lines = run(command, *common, "-o", tmp_path / output, *more).stdout.splitlines()
+        assert [line for line in lines if line.startswith("- Batch")] == [line for line in said if "Batch" in line]
+    for name in ("q.h5ad", "d.h5ad"):
+        batches = ad.read_h5ad(tmp_path / name).uns["hpvade_qc"]["batches"]
+        pd.testing.assert_frame_equal(batches, bulk.uns["hpvade_qc"]["batches"], check_index_type=False, rtol=1e-3)
+    for name in ("r.html", "s.html"):
+        assert "2: a (3), b (3)" in (tmp_path / name).read_text(encoding="utf-8")

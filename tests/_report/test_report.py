@@ -301,3 +301,20 @@ def test_fingerprint_names_the_numbers_of_the_bulk(done, trained, tmp_path):
     words = " ".join(Page(written(done, trained, tmp_path)).words)
     assert fingerprint_of_bulk(done) in words and fingerprint(trained.model) in words
     assert "HPVADE, preset default, of hpvade" in words and "fractions of cells" in words
+
+
+def test_the_page_judges_batches_by_their_own_fit(trained, tmp_path):
+    """Batches on two platforms: the page has the bounds and the verdict of the batches that made the proportions."""
+    bulk = ad.concat({"a": trained.bulk, "b": trained.bulk}, label="study", index_unique="-")
+    factor = np.exp(np.random.default_rng(0).normal(0, 1.2, bulk.n_vars))
+    bulk.X[12:] = np.rint(bulk.X[12:] * factor)
+    trained.model.deconvolve(bulk, batch_key="study")
+    page = written(bulk, trained, tmp_path)
+    for text in ("2: a (12), b (12)", "in each of 2 batches"):
+        assert text in page
+    named = bulk.copy()
+    del named.obsm["hpvade_proportions"], named.uns["hpvade_proportions"]
+    assert written(named, trained, tmp_path, batch_key="study") == page
+    done = hp.tl.diagnose(bulk, trained.model, batch_key="study", copy=True)
+    for message in done.uns["hpvade_qc"]["messages"]:
+        assert message in "".join(Page(page).words)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hpvade.tl._verdict import GOOD, cohort_messages, sample_verdicts
+from hpvade.tl._verdict import GOOD, cohort_messages, evaluation_messages, sample_verdicts
 
 
 def sample(**changes):
@@ -77,8 +77,6 @@ def test_studies_that_agree_or_are_two_are_not_named(apart):
         ({"factor_r2": 0.5}, None, "50% of the gene factor looks like differences between types"),
         ({"drift": 0.7}, None, "half the summed difference is 0.70), most in 'T'"),
         ({}, pd.concat([sample(unexplained=0.3)] * 3), "most of it in LYZ"),
-        ({"evaluation": evaluation(0.15)}, None, "the cohort's mean has the smaller error (RMSE 0.100, here 0.150)"),
-        ({"evaluation": evaluation(0.05, nnls=0.04)}, None, "non-negative least squares has the smaller error"),
     ],
 )
 def test_cohort(changes, rows, words):
@@ -94,5 +92,18 @@ def test_a_constant_answer_is_an_alarm():
     assert cohort_messages(summary(types=types), pd.concat([sample()] * 2)) == []  # two say nothing of spread
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (evaluation(0.15), "the cohort's mean has the smaller error (RMSE 0.100, here 0.150)"),
+        (evaluation(0.05, nnls=0.04), "non-negative least squares has the smaller error"),
+    ],
+)
+def test_a_baseline_that_is_nearer_to_the_truth_is_named(table, words):
+    (message,) = evaluation_messages(table)
+    assert words in message
+
+
 def test_nothing_to_say():
-    assert cohort_messages(summary(evaluation=evaluation(0.05)), pd.concat([sample()] * 3)) == []
+    assert cohort_messages(summary(), pd.concat([sample()] * 3)) == []
+    assert evaluation_messages(evaluation(0.05)) == []

@@ -171,8 +171,8 @@ def deconvolve(
         how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
         trained, bulk = load_with_bulk(model, files[0], **how)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    reading["on_bad_sample"] = on_bad_sample.value
-    answer = reading | {"fractions": fractions.value, "batch_key": batch_key, "variable_types": variable_types or None}
+    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
+    answer = reading | {"fractions": fractions.value, "variable_types": variable_types or None}
     proportions = trained.deconvolve(bulk, unknown=unknown, **answer)
     bounds = None
     if intervals or report is not None:

@@ -8,6 +8,7 @@ from ._io import check_exists, check_outputs, complete, read_json, write_table
 from ._options import (
     Accelerator,
     BadSamples,
+    BatchKey,
     Bulk,
     BulkLayer,
     BulkUnits,
@@ -44,6 +45,7 @@ def diagnose(
     bulk_layer: BulkLayer = None,
     input_type: BulkUnits = InputType.auto,
     missing: MissingGenes = Missing.mean,
+    batch_key: BatchKey = None,
     on_bad_sample: BadSamples = OnBadSample.error,
     markers: Annotated[
         str,
@@ -70,7 +72,8 @@ def diagnose(
     how = {"accelerator": accelerator, "map_genes": map_genes, "genes_in": genes_in.value}
     trained, data = load_with_bulk(model, bulk, **how)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    rows = judge(data, trained, seed=seed, markers=asked, on_bad_sample=on_bad_sample.value, **reading)
+    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
+    rows = judge(data, trained, seed=seed, markers=asked, **reading)
     with ExitStack() as stack:  # all of them, or none
         for path in output:
             partial = stack.enter_context(complete(path))

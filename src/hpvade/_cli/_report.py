@@ -103,10 +103,10 @@ def report(
     if truth is not None:
         data.obsm[_TRUTH] = rows_of(read_table(truth), data.obs_names, truth)
     reading = {"layer": bulk_layer, "input_type": input_type.value, "missing": missing.value}
-    samplewise = {"on_bad_sample": on_bad_sample.value}
-    trained.deconvolve(data, batch_key=batch_key, **samplewise, **reading)
-    add_intervals(data, trained, seed=seed, batch_key=batch_key, **samplewise, **reading)
-    judge(data, trained, seed=seed, **samplewise, **reading)
+    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample.value}
+    trained.deconvolve(data, **reading)
+    add_intervals(data, trained, seed=seed, **reading)
+    judge(data, trained, seed=seed, **reading)
     if covariates or paired:  # taken by the page instead of the plain comparison
         from ..tl import compare_groups
 
@@ -121,7 +121,6 @@ def report(
             groupby=groupby,
             title=title,
             **shown,
-            **samplewise,
             **reading,
         )
     found(n_samples=data.n_obs, types=trained.cell_types)

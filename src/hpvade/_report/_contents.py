@@ -200,6 +200,10 @@ def inputs(bulk: AnnData, model, summary: Mapping, provenance: Mapping) -> list[
         ("Level calibrated with measured samples", "yes" if provenance.get("calibrated") else "no"),
         ("Fingerprint of the model (SHA-256)", fingerprint(model)),
     ]
+    if "batches" in summary:
+        sizes = summary["batches"]["n_samples"]
+        cohorts = [f"{name} ({n})" for name, n in zip(sizes.index, sizes, strict=True)]
+        rows.insert(1, ("Batches, each solved and judged by itself", f"{len(cohorts)}: {listed(cohorts, 20)}"))
     if bulk.X is not None:  # the counts may be in a layer alone
         rows.append(("Fingerprint of the bulk (SHA-256)", fingerprint_of_bulk(bulk)))
     if "model" in provenance:

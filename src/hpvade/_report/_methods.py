@@ -40,14 +40,16 @@ def methods(bulk: AnnData, model, summary: Mapping, provenance: Mapping, compari
         if provenance.get("calibrated")
         else "The level of each type rests on the RNA content per cell of the reference; it was not calibrated."
     )
+    batches = f" in each of {len(summary['batches'])} batches" if "batches" in summary else ""
     compared = "" if comparison is None or "results" not in comparison else _compared(comparison["params"])
     return (
         f"Cell-type proportions of {bulk.n_obs} bulk RNA-seq samples were estimated with hpvade "
         f"{summary['hpvade_version']}, built on scvi-tools [1] and AnnData [2], from a labelled single-cell reference "
         f"of {len(model.cell_types)} cell types. Expression ({summary['input_type']}) was aligned by gene name "
         f"({summary['n_genes']} genes shared, {summary['gene_overlap']:.0%} of the model's). A robust regression on "
-        f"{summary['n_genes_fitted']} genes with one factor per gene for the difference between the two platforms gave "
-        "fractions of RNA, which were divided by the RNA content per cell of each type to give fractions of cells. "
+        f"{summary['n_genes_fitted']} genes with one factor per gene for the difference between the two platforms"
+        f"{batches} gave fractions of RNA, which were divided by the RNA content per cell of each type to give "
+        "fractions of cells. "
         f"{level} Intervals hold 90 % of the draws around the estimate, with the sandwich covariance of the regression "
         "[3] scaled by the errors in held-out parts of the reference [4]. Samples were compared with simulated cohorts "
         f"of the same composition, depth and platform distance ({summary['n_simulated']} samples); those fitted worse "

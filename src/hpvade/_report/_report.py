@@ -16,6 +16,7 @@ from ..tl import compare_groups, diagnose
 from ..tl._diagnose import bulk_for
 from ._contents import contents
 
+_BATCH = "hpvade_batch"  # in obs of the copy
 _BOUNDS = ("lower", "upper")
 _NOT_GIVEN = "not given"
 _FOREIGN = 0.1  # share of estimates outside of the intervals around them; of a model's own next to none
@@ -38,6 +39,7 @@ def report(
     input_type: str = "auto",
     missing: str = "mean",
     gene_length_key: str | None = None,
+    batch_key: str | None = None,
     on_bad_sample: str = "raise",
 ) -> Path:
     """Write one self-contained HTML page about the composition of bulk samples.
@@ -71,8 +73,9 @@ def report(
         The proportions in ``bulk.obsm``.
     title
         Heading of the page.
-    layer, input_type, missing, gene_length_key, on_bad_sample
-        As in :meth:`hpvade.HPVADE.deconvolve`.
+    layer, input_type, missing, gene_length_key, batch_key, on_bad_sample
+        As in :meth:`hpvade.HPVADE.deconvolve`. Without `batch_key`, what is computed has the batches with which the
+        proportions in `bulk` were made, if they were made in batches.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def report(
     if truth_key is not None and truth_key not in bulk.obsm:
         raise KeyError(f"truth_key={truth_key!r} is not in bulk.obsm; found {list(bulk.obsm)}.")
     reading = {"layer": layer, "input_type": input_type, "missing": missing, "gene_length_key": gene_length_key}
-    reading["on_bad_sample"] = on_bad_sample
+    reading |= {"batch_key": batch_key, "on_bad_sample": on_bad_sample}
     checked = _checked(reference, model)
     done = _computed(bulk, model, key, truth_key, reading)
     page = contents(
@@ -173,6 +176,8 @@ def _computed(bulk: AnnData, model, key: str, truth_key: str | None, reading: di
     if not isinstance(done.obsm.get(key), pd.DataFrame) or not types <= set(done.obsm[key]):
         model.deconvolve(done, key_added=key, **reading)
         _name_types(done, (key,))
+    elif reading["batch_key"] is None:
+        reading = reading | {"batch_key": _batches_of(done, key)}
     bounds = [Keys.bound(key, bound) for bound in _BOUNDS]
     if not all(name in done.obsm and types <= set(done.obsm[name]) for name in bounds):
         intervals = model.get_proportion_intervals(done, **reading)
@@ -182,6 +187,15 @@ def _computed(bulk: AnnData, model, key: str, truth_key: str | None, reading: di
     if Keys.DIAGNOSIS not in done.uns or Keys.diagnosis(Keys.DIAGNOSIS, "verdict") not in done.obs:
         diagnose(done, model, **reading)
     return done
+
+
+def _batches_of(done: AnnData, key: str) -> str | None:
+    """Column of `done.obs`, written here, with the batches that the proportions were made in; None for one cohort."""
+    made_in = done.uns.get(key, {}).get("batch_of")
+    if made_in is None or not done.obs_names.isin(made_in.index).all():  # joined with other samples since
+        return None
+    done.obs[_BATCH] = made_in["batch"].astype(str).loc[done.obs_names].to_numpy()
+    return _BATCH
 
 
 def _name_types(done: AnnData, keys: Iterable[str | None]) -> None:

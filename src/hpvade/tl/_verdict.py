@@ -127,17 +127,19 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
                 "or leave it out.",
             )
         )
-    if "evaluation" in summary:
-        errors = summary["evaluation"]["rmse"]
-        checks += [
-            (
-                errors.iloc[0] >= errors[other],
-                f"Against the truth, {name} has the smaller error (RMSE {errors[other]:.3f}, here "
-                f"{errors.iloc[0]:.3f}). {remedy}",
-            )
-            for other, name, remedy in (
-                ("constant", "the cohort's mean", "Compare per_type_r, and calibrate if the level is off."),
-                ("nnls", "non-negative least squares", "Check units, and whether the bulk was made of these cells."),
-            )
-        ]
     return [text for is_true, text in checks if is_true]
+
+
+def evaluation_messages(evaluation: pd.DataFrame) -> list[str]:
+    """Whether one of the baselines is nearer to the truth."""
+    errors = evaluation["rmse"]
+    baselines = (
+        ("constant", "the cohort's mean", "Compare per_type_r, and calibrate if the level is off."),
+        ("nnls", "non-negative least squares", "Check units, and whether the bulk was made of these cells."),
+    )
+    return [
+        f"Against the truth, {name} has the smaller error (RMSE {errors[other]:.3f}, here {errors.iloc[0]:.3f}). "
+        f"{remedy}"
+        for other, name, remedy in baselines
+        if errors.iloc[0] >= errors[other]
+    ]
