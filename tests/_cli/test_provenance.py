@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import hpvade as hp
-from hpvade._cli._provenance import sha256
+from hpvade._cli import _io
+from hpvade._cli._run import sha256
 from hpvade._report._fingerprint import fingerprint
 
 
@@ -61,6 +62,37 @@ def test_the_same_run_gives_the_same_file(run, files, model, tmp_path, monkeypat
         run("deconvolve", files.bulk, "--model", model, "-o", "p.csv", "--seed", 3)
         texts.append((tmp_path / name / "p.csv.provenance.json").read_text())
     assert texts[0] == texts[1] and json.loads(texts[0])["output"]["path"] == "p.csv"
+
+
+def test_inputs_are_recorded_as_they_were_read(run, files, model, tmp_path, monkeypatch):
+    """Another program replaces the bulk after it was read, while the model answers."""
+    path = tmp_path / "bulk.h5ad"
+    ad.read_h5ad(files.bulk).write_h5ad(path)
+    before, answer = _sha(path), hp.HPVADE.deconvolve
+
+    def replaced(*args, **kwargs):
+        path.write_bytes(b"another file")
+        return answer(*args, **kwargs)
+
+    monkeypatch.setattr(hp.HPVADE, "deconvolve", replaced)
+    run("deconvolve", path, "--model", model, "-o", tmp_path / "p.csv")
+    assert path.read_bytes() == b"another file"
+    document = json.loads((tmp_path / "p.csv.provenance.json").read_text())
+    assert document["inputs"] == [{"path": str(path), "sha256": before}]
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(run, files, model, tmp_path, monkeypatch):
+    path = tmp_path / "bulk.h5ad"
+    ad.read_h5ad(files.bulk).write_h5ad(path)
+    said = _io._said
+
+    def written_to(adata):
+        path.write_bytes(path.read_bytes() + b" ")
+        return said(adata)
+
+    monkeypatch.setattr(_io, "_said", written_to)
+    error = run("deconvolve", path, "--model", model, "-o", tmp_path / "p.csv", code=1).stderr
+    assert "bulk.h5ad changed while it was read" in error and not (tmp_path / "p.csv").exists()
 
 
 def test_an_input_is_not_replaced(run, files, model, tmp_path):

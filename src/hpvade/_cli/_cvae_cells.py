@@ -68,10 +68,10 @@ def _of_h5ad(data: Path, scratch: Path, wanted, named, max_cells, **limits) -> "
     from ..io._backed import write_blocks
     from ..io._rows import iter_rows, pick_matrix
 
-    read(data)
     with _named(data):
         source = ad.read_h5ad(data, backed="r")
     try:
+        read(data)
         _check_genes(wanted, named, source.var_names, data)
         columns = slice(None) if wanted is None else source.var_names.get_indexer(wanted)
         most = min(source.n_obs, max_cells or source.n_obs)

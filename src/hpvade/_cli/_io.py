@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..io._atomic import install_file, install_folder, partial
 from ..io._modalities import split_path
 from ._errors import UsageError
-from ._run import current, found, read, say, will_write
+from ._run import current, found, read, say, stamp, will_write
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -24,8 +24,10 @@ def read_bulk(path: Path, *, genes: "pd.Index | None" = None, genes_in: str = "a
     check_exists(path)
     from ..io import read_bulk as read_file
 
+    file = split_path(path)[0]
+    before = stamp(file)
     bulk = _said(read_file(path, genes=genes_in))
-    read(split_path(path)[0])
+    read(file, before)
     return bulk if genes is None else map_genes(bulk, genes)
 
 
@@ -49,9 +51,11 @@ def read_reference(path: Path, obs: Path | None = None, *, genes_in: str = "auto
         check_exists(obs)
     from ..io import read_reference as read_file
 
+    files = [split_path(one)[0] for one in (path, *([] if obs is None else [obs]))]
+    before = [stamp(file) for file in files]
     adata = _said(read_file(path, obs, genes=genes_in))
-    for one in (path, *([] if obs is None else [obs])):
-        read(split_path(one)[0])
+    for file, then in zip(files, before, strict=True):
+        read(file, then)
     return adata
 
 

@@ -1,16 +1,14 @@
 """The JSON file beside every result: what it was made of, and how."""
 
-import hashlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ._run import Run, plain
+from ._run import IN_FOLDER, Run, plain, sha256
 
-SUFFIX, IN_FOLDER = ".provenance.json", "provenance.json"
+SUFFIX = ".provenance.json"
 _PACKAGES = ("hpvade", "torch", "scvi-tools", "anndata", "numpy", "pandas", "scipy")
-_BLOCK = 1 << 20
 
 
 def place(path: Path) -> Path:
@@ -24,9 +22,6 @@ def record(run: Run, part: Path, target: Path) -> str:
 
     It is the same for the same inputs, options and versions: no date, no machine, no path but those that were typed.
     """
-    for path, known in run.inputs.items():
-        if known is None:
-            run.inputs[path] = sha256(path)
     document = {
         "command": run.command,
         "options": run.options,
@@ -48,16 +43,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def sha256(path: Path) -> str:
-    """Of a file; of a folder, that of the names and hashes of its files, but for its own provenance."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(file for file in path.rglob("*") if file.is_file() and file.name != IN_FOLDER):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

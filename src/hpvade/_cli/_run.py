@@ -1,5 +1,6 @@
 """One run of a command: what it reads, writes and says; lines for people, one JSON object for programs."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 import typer
 
 from ._words import in_words
+
+IN_FOLDER = "provenance.json"
+_BLOCK = 1 << 20
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Run:
     quiet, as_json
         Nothing but warnings and errors is said; one JSON object goes to stdout.
     inputs
-        What was read, with its sha256 once that is known.
+        What was read, with the sha256 that it had then.
     targets
         Files that will be written.
     model
@@ -40,7 +44,7 @@ class Run:
     words: frozenset[str] = frozenset()
     quiet: bool = False
     as_json: bool = False
-    inputs: dict[Path, str | None] = field(default_factory=dict)
+    inputs: dict[Path, str] = field(default_factory=dict)
     targets: list[Path] = field(default_factory=list)
     model: dict | None = None
     outputs: list[Path] = field(default_factory=list)
@@ -99,13 +103,41 @@ def say(kind: str, text: str) -> None:
         typer.echo(f"hpvade: {kind}: {text}", err=True)
 
 
-def read(path: Path) -> None:
-    """Note that `path` is an input; one that the run would overwrite is refused, before the work."""
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file; None for a folder, or where nothing is."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read(path: Path, before: tuple[int, ...] | None = None) -> None:
+    """Note that `path` is an input, and its sha256 now, which may be another one when the result is there.
+
+    An input that the run would overwrite is refused before the work, and one that is no longer as it was `before` it
+    was read (`stamp`), of which nobody knows what was read.
+    """
     if (run := _CURRENT.get()) is None:
         return
     if any(target.exists() and target.samefile(path) for target in run.targets):
         raise UsageError(f"{path} is an input, and the result would overwrite it. Write to another file.")
-    run.inputs.setdefault(path, None)
+    if path not in run.inputs:
+        run.inputs[path] = sha256(path)
+    if before is not None and stamp(path) != before:
+        raise ValueError(f"{path} changed while it was read. Run the command again when the file is complete.")
+
+
+def sha256(path: Path) -> str:
+    """Of a file; of a folder, that of the names and hashes of its files, but for its own provenance."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file() and file.name != IN_FOLDER):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def will_write(path: Path) -> None:
