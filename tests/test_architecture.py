@@ -17,8 +17,8 @@ PURE = {"simulate": {"numpy", "scipy"}, "nn": {"numpy", "torch"}, "solvers": {"n
 # A room may import lower ones, and itself. Rooms of one height do not know each other.
 HEIGHTS = {
     **dict.fromkeys(["_keys", "_text"], 0),
-    **dict.fromkeys(["simulate", "solvers", "nn", "io", "_figures"], 1),
-    **dict.fromkeys(["train", "evaluation"], 2),
+    **dict.fromkeys(["simulate", "solvers", "nn", "io"], 1),
+    **dict.fromkeys(["train", "evaluation", "_figures"], 2),
     "reference": 3,
     "models": 4,  # what all families share; the families themselves are one higher
     **dict.fromkeys(["datasets", "pp", "tl"], 6),

@@ -1,6 +1,7 @@
 """Every plot can be shown, written and drawn in the user's colours; asked of all of them in one place."""
 
 import inspect
+from pathlib import Path
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -41,6 +42,31 @@ def test_what_is_drawn_is_handed_out(tmp_path):
     sub = figure.subfigures()
     assert finished(sub.subplots(), None, tmp_path / "b.svg") is not None
     assert (tmp_path / "b.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure, _ = plt.subplots(figsize=(2, 1))
+    finished(figure, None, tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+
+    def half(self, path, **options):
+        Path(path).write_bytes(whole[: len(whole) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    for name in ("a.png", "b.png"):
+        with pytest.raises(KeyboardInterrupt):
+            finished(figure, None, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"] and (tmp_path / "a.png").read_bytes() == whole
+
+
+def test_names_as_matplotlib_reads_them(tmp_path, monkeypatch):
+    """A relative one, and one without an ending."""
+    monkeypatch.chdir(tmp_path)
+    figure, _ = plt.subplots(figsize=(2, 1))
+    finished(figure, None, "a")
+    finished(figure, None, "b.v2.svg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.v2.svg"]
 
 
 def test_shown_once_and_nothing_returned(monkeypatch):
