@@ -1,3 +1,6 @@
+import tracemalloc
+
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,3 +89,36 @@ def test_columns_are_added_up_by_name():
     np.testing.assert_array_equal(out.X, [[2, 1, 3], [10, 5, 7]])
     np.testing.assert_array_equal(out.layers["a"].toarray(), out.X)
     assert out.obsm["p"].equals(adata.obsm["p"]) and out.X.dtype == adata.X.dtype
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "csc"])
+def test_a_file_is_added_up_without_being_loaded(tmp_path, kind):
+    """Many genes of few names: the peak of memory is that of blocks, far below the file's matrix."""
+    counts = np.random.default_rng(0).poisson(1.0, (40_000, 300)).astype(np.float32)
+    matrix = counts if kind == "dense" else sparse.csr_matrix(counts).asformat(kind)
+    AnnData(matrix, obs=pd.DataFrame({"kind": "a"}, index=map(str, range(40_000)))).write_h5ad(tmp_path / "a.h5ad")
+    names = pd.Index(["x", "y", "z"] * 100)
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    size = matrix.nbytes if kind == "dense" else matrix.data.nbytes + matrix.indices.nbytes
+    tracemalloc.start()
+    try:
+        out = add_up(backed, names)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        backed.file.close()
+    if kind != "csc":  # of which 16 blocks are read at once
+        assert peak < 0.75 * size, peak / size
+    expected = np.stack([counts[:, i::3].sum(axis=1) for i in range(3)], axis=1)
+    found = out.X.toarray() if kind != "dense" else out.X
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32 and out.obs["kind"].eq("a").all() and not out.isbacked
+
+
+def test_a_file_whose_names_are_unique_is_renamed(tmp_path):
+    AnnData(sparse.csr_matrix(np.eye(3))).write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    out = add_up(backed, pd.Index(["x", "y", "z"]))
+    backed.file.close()
+    np.testing.assert_array_equal(out.X.toarray(), np.eye(3))
+    assert list(out.var_names) == ["x", "y", "z"]

@@ -190,13 +190,15 @@ def _sample(names: Sequence[str]) -> list[str]:
 
 
 def add_up(adata, names: pd.Index):
-    """A copy of `adata` with genes called `names`; those of one name are added up, in `X` and in every layer."""
+    """A copy of `adata`, in memory, with genes called `names`; those of one name are added up, in `X` and every layer.
+
+    A matrix on disk is read a block of rows at a time.
+    """
     from anndata import AnnData
     from scipy import sparse
 
-    from ._rows import is_dask
+    from ._rows import is_dask, on_disk
 
-    adata = adata.to_memory() if adata.isbacked else adata
     unique = pd.Index(names).unique()
     codes = unique.get_indexer(names)
     var = adata.var.iloc[np.unique(codes, return_index=True)[1]].copy()
@@ -204,20 +206,36 @@ def add_up(adata, names: pd.Index):
     pool = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=(len(codes), len(unique)))
 
     def pooled(matrix):
-        if len(unique) == len(codes):
-            return matrix.copy()
         if is_dask(matrix):
+            if len(unique) == len(codes):
+                return matrix.copy()
             one = matrix.rechunk({1: -1})
             return one.map_blocks(pooled, chunks=(one.chunks[0], (len(unique),)), dtype=matrix.dtype)
-        whole = sparse.issparse(matrix)
-        summed = (sparse.csr_matrix(matrix) if whole else np.asarray(matrix)) @ pool
-        return (sparse.csr_matrix(summed) if whole else np.asarray(summed)).astype(matrix.dtype)
+        if len(unique) < len(codes):
+            return _summed(matrix, pool)
+        return matrix[:] if on_disk(matrix) else matrix.copy()
 
     layers = {key: pooled(layer) for key, layer in adata.layers.items()}
     out = AnnData(None if adata.X is None else pooled(adata.X), obs=adata.obs.copy(), var=var, layers=layers)
     out.obsm.update({key: value.copy() for key, value in adata.obsm.items()})
     out.uns.update(adata.uns)
     return out
+
+
+def _summed(matrix, pool):
+    """`matrix` @ `pool` (genes x names) in the dtype of `matrix`, a block of rows at a time; CSR or an array."""
+    from anndata.abc import CSCDataset, CSRDataset
+    from scipy import sparse
+
+    from ._rows import iter_rows, stack_rows
+
+    if sparse.issparse(matrix) or isinstance(matrix, CSRDataset | CSCDataset):
+        blocks = ((block @ pool).astype(matrix.dtype) for _, block in iter_rows(matrix))
+        return stack_rows(blocks, pool.shape[1], matrix.dtype)
+    summed = np.empty((matrix.shape[0], pool.shape[1]), matrix.dtype)
+    for rows, block in iter_rows(matrix, dense=True):
+        summed[rows] = block @ pool
+    return summed
 
 
 def match_genes(names: pd.Index, wanted: pd.Index, species: str) -> pd.DataFrame:

@@ -93,11 +93,11 @@ def read_rows(X, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
     first = next(blocks, sparse.csr_matrix((0, X.shape[1]), dtype=dtype))
     if not sparse.issparse(first):
         return np.concatenate([first, *blocks]).astype(dtype, copy=False)[place]
-    found = _stack(chain([first], blocks), X.shape[1], dtype)
+    found = stack_rows(chain([first], blocks), X.shape[1], dtype)
     return found if np.array_equal(place, np.arange(found.shape[0])) else found[place]
 
 
-def _stack(blocks: Iterator, n_columns: int, dtype: np.dtype) -> sparse.csr_matrix:
+def stack_rows(blocks: Iterator, n_columns: int, dtype: np.dtype) -> sparse.csr_matrix:
     """Stack sparse blocks in arrays that grow in place: SciPy's `vstack` needs twice the memory of the result."""
     data, columns, lengths, end = np.empty(0, dtype), np.empty(0, np.int32), [np.zeros(1, np.int64)], 0
     for block in blocks:
