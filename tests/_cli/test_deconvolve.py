@@ -213,3 +213,26 @@ def test_types_that_vary_and_their_profiles(run, files, model, tmp_path):
 def test_types_that_cannot_vary(run, files, model, tmp_path, options, code, said):
     result = run("deconvolve", files.bulk, "--model", model, "-o", tmp_path / "p.csv", *options, code=code)
     assert said in result.stderr and not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["deconvolve", "solve"])
+@pytest.mark.parametrize("kind", ["table", "h5ad"])
+def test_files_in_the_wrong_order_are_said_to_be(run, files, tmp_path, command, kind):
+    bulk = files.bulk
+    if kind == "table":
+        bulk = tmp_path / "bulk.tsv"
+        ad.read_h5ad(files.bulk).to_df().T.to_csv(bulk, sep="\t", index_label="gene")
+    options = ["--labels-key", "cell_type", "-o", tmp_path / "p.csv"]
+    said = run(command, bulk, files.ref, *options, code=1).stderr
+    assert "--labels-key cell_type is a column of BULK.obs (240 rows), and not of REF.obs (6 rows)" in said
+    assert "look swapped. Expected REF BULK" in said and not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["deconvolve", "solve"])
+def test_a_missing_column_is_no_wrong_order(run, files, tmp_path, command):
+    """A mistyped column, also where the bulk has it: sorted samples are labelled, too."""
+    bulk = ad.read_h5ad(files.bulk)
+    bulk.obs["type"] = "sorted"
+    bulk.write_h5ad(tmp_path / "bulk.h5ad")
+    said = run(command, files.ref, tmp_path / "bulk.h5ad", "--labels-key", "type", "-o", tmp_path / "p.csv", code=1)
+    assert "--labels-key type is not a column of REF.obs; found 'cell_type'" in said.stderr

@@ -360,3 +360,13 @@ def test_panels_of_real_markers_work_and_random_genes_do_not():
     random = bulk[:, np.sort(rng.choice(bulk.var_names.intersection(reference.var_names), 30, replace=False))].copy()
     with pytest.raises(ValueError, match="30 of the model's .*genes' worth of information"):
         answers(random, signature, labels_key=None, sample_key=None)
+
+
+def test_arguments_in_the_wrong_order_are_said_to_be(planted, unchanged):
+    reference, bulk = planted()
+    with unchanged(reference, bulk):
+        for given in (KEYS, {"device": "cpu"}):
+            with pytest.raises(KeyError, match="look swapped. Expected solve"):
+                solve(reference, bulk, **given)
+        with pytest.raises(KeyError, match=r"labels_key=\['cell_type'\] is not a column"):
+            solve(reference, bulk, labels_key=["cell_type"])

@@ -142,6 +142,7 @@ def deconvolve(
     from ._fit import fit, load_with_bulk
 
     if model is None:
+        from ..reference._checks import check_order
         from ._references import read_references
 
         keys = {name: training[name] for name in ("--labels-key", "--sample-key", "--n-cells-key")}
@@ -155,6 +156,7 @@ def deconvolve(
             keys=keys,
         )
         bulk = read_bulk(files[-1], genes=adata.var_names if map_genes else None, genes_in=genes_in.value)
+        check_order(bulk, adata, labels_key, "REF BULK")
         _check_bulk(bulk, adata, bulk_layer, input_type.value, on_bad_sample.value)
         trained = fit(
             adata,

@@ -73,7 +73,8 @@ def _renamed(part: "AnnData", first: "AnnData") -> "AnnData":
 def _check_columns(part: "AnnData", path: Path, layer: str | None, keys: dict[str, str | None]) -> None:
     for option, key in keys.items():
         if key is not None and key not in part.obs:
-            raise KeyError(f"{option} {key}: {path} has no such column in obs; found {', '.join(map(str, part.obs))}.")
+            columns = ", ".join(map(str, part.obs)) or "no columns"
+            raise KeyError(f"{option} {key}: {path} has no such column in obs; found {columns}.")
     if layer is not None and layer not in part.layers:
         raise KeyError(f"--layer {layer}: {path} has no such layer; found {', '.join(part.layers) or 'none'}.")
 

@@ -114,6 +114,7 @@ def solve(
     check_exists(files[-1])
     from .._keys import Keys
     from ..io._names import named
+    from ..reference._checks import check_order
     from ..tl import solve as run
 
     if model is None:
@@ -125,6 +126,8 @@ def solve(
         reference, of_cells = load(model).get_signature_matrix(), {}
         genes = reference.index
     bulk = read_bulk(files[-1], genes=genes if map_genes else None, genes_in=genes_in.value)
+    if model is None:
+        check_order(bulk, reference, labels_key, "REF BULK")
     run(
         bulk,
         reference,

@@ -145,6 +145,20 @@ def _check_own(adata: AnnData) -> None:
         )
 
 
+def check_order(bulk: AnnData, adata: AnnData, labels_key: str, order: str) -> None:
+    """Raise KeyError where the labels that the reference `adata` lacks are in the bulk, which has more rows.
+
+    `order` is how the two are to be given.
+    """
+    if not isinstance(labels_key, Hashable):
+        return
+    if labels_key not in adata.obs and labels_key in bulk.obs and bulk.n_obs > adata.n_obs:
+        raise KeyError(
+            f"labels_key={labels_key!r} is a column of bulk.obs ({bulk.n_obs} rows), and not of adata.obs "
+            f"({adata.n_obs} rows): the two look swapped. Expected {order}, the labelled cells as the reference."
+        )
+
+
 def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = False, unlabeled: bool = False) -> None:
     """Raise KeyError when `obs` has no column `key`, ValueError when it lacks a value; `argument` asked for it.
 

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from .._text import listed
 from ..io._rows import in_memory, pick_matrix
-from ..reference._checks import check_reference, check_signature
+from ..reference._checks import check_order, check_reference, check_signature
 from ..reference._signature import donor_variance, gene_scores, reference_signature, sum_chunks
 
 _LABELS_KEY = "cell_type"
@@ -36,11 +36,13 @@ def read_signature(signature: pd.DataFrame, method: str, of_cells: dict) -> Prof
     return Profiles(pd.Index(signature.index.astype(str)), [str(c) for c in signature.columns], values, 0)
 
 
-def read_cells(adata: AnnData, method: str, keys: dict) -> Profiles:
-    """Donor-averaged profiles of checked cells."""
+def read_cells(adata: AnnData, method: str, keys: dict, bulk: AnnData | pd.DataFrame) -> Profiles:
+    """Donor-averaged profiles of checked cells, which are to explain `bulk`."""
     if keys["labels_key"] is None and isinstance(adata, AnnData):
         given = {name: value for name, value in keys.items() if value is not None}
         keys = {"labels_key": _LABELS_KEY, "sample_key": None, "layer": None} | _registered(adata) | given
+    if isinstance(adata, AnnData) and isinstance(bulk, AnnData):
+        check_order(bulk, adata, keys["labels_key"], "solve(bulk, reference)")
     check_reference(adata, **keys)
     obs = in_memory(adata.obs)
     labels = obs[keys["labels_key"]].astype("category").cat.remove_unused_categories().cat

@@ -138,7 +138,7 @@ def solve(
     if isinstance(reference, pd.DataFrame):
         profiles = read_signature(reference, method, of_cells)
     else:
-        profiles = read_cells(reference, method, of_cells)
+        profiles = read_cells(reference, method, of_cells, bulk)
     variable = _variable(variable_types, method, profiles.types)
     umi = profiles.mean_counts.sum(axis=0)
     sizes = cell_sizes(profiles.types, umi, cell_size)
