@@ -39,7 +39,7 @@ def library_statistics(totals: np.ndarray, groups: np.ndarray, n_groups: int) ->
 def mean_normalised(X, totals: np.ndarray, codes: np.ndarray, n_codes: int) -> np.ndarray:
     """Mean over the cells of each category of counts scaled to the mean library (features, n_codes).
 
-    Categories without cells take the mean over all cells; cells without counts are left out.
+    Categories without cells take the mean over all cells; cells whose total is 0 are left out.
     """
     size, sums, cells = totals[totals > 0].mean(), np.zeros((n_codes, X.shape[1])), np.zeros(n_codes)
     for rows, block in iter_rows(X):
@@ -76,13 +76,14 @@ def dispersion_start(
     Parameters
     ----------
     X, totals
-        Counts (cells x features) and their row sums; cells without counts are left out.
+        Counts (cells x features) and their row sums; cells whose sum is 0 are left out.
     bio_frac, theta_min, theta_max
         As above.
     """
     kept = totals > 0
     n, sums, squares = kept.sum(), np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    for _, block in iter_rows(X):
+    for rows, block in iter_rows(X):
+        block = block[kept[rows]]
         sums += block.sum(axis=0, dtype=np.float64).A1
         block.data = block.data.astype(np.float64) ** 2
         squares += block.sum(axis=0).A1

@@ -166,7 +166,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         sizes = {"train_size": train_size, "validation_size": validation_size}
         self._train_on_cells(
             lambda: split_cells(alike, alike, torch_rng(), **sizes),
-            initialise=lambda split: start_from_counts(self),
+            initialise=lambda split: start_from_counts(self, split[0]),
             plan_defaults={"lr": 1e-3, "weight_decay": 0.0},
             trainer_defaults={"early_stopping_monitor": "elbo_validation"},
             max_epochs=max_epochs,
