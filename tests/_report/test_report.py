@@ -303,6 +303,15 @@ def test_fingerprint_names_the_numbers_of_the_bulk(done, trained, tmp_path):
     assert "HPVADE, preset default, of hpvade" in words and "fractions of cells" in words
 
 
+def test_tables_keep_names_in_sight_and_say_that_there_is_more(done, trained, tmp_path):
+    """First cells stay at the left, in the heading, too; on paper nothing scrolls."""
+    text = written(done, trained, tmp_path)
+    assert '<table class="sortable samples">' in text
+    screen, paper = text[: text.index("@media print")], text[text.index("@media print") :]
+    assert "tbody th, thead th:first-child { position: sticky; left: 0;" in screen and ".scroll:has(table)" in screen
+    assert "tbody th, thead th:first-child { position: static;" in paper
+
+
 def test_the_page_judges_batches_by_their_own_fit(trained, tmp_path):
     """Batches on two platforms: the page has the bounds and the verdict of the batches that made the proportions."""
     bulk = ad.concat({"a": trained.bulk, "b": trained.bulk}, label="study", index_unique="-")
