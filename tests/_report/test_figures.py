@@ -1,5 +1,6 @@
 import base64
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -46,3 +47,19 @@ def test_groups_have_one_colour_in_both_figures():
     of_y = BASE[1].lower()
     assert of_y in drawn(figures.groups(table(8), labels)) and of_y in drawn(figures.differences(results, labels))
     assert BASE[0].lower() not in drawn(figures.differences(results, labels))
+
+
+def test_long_names_leave_the_panels_their_room(monkeypatch):
+    monkeypatch.setattr(figures, "as_image", lambda figure: figure)
+    heights = []
+    for names in (
+        [f"sample_{i}" for i in range(8)],
+        [f"TCGA-AB-2803-03A-01T-0734-13_of_a_patient_with_number_{i}" for i in range(8)],
+    ):
+        one = table(8).set_axis(names)
+        figure = figures.intervals(one, 0.5 * one, 1.2 * one)
+        figure.canvas.draw()
+        heights.append(min(ax.get_position().height for ax in figure.axes))
+        plt.close(figure)
+    assert heights[1] > 0.6 * heights[0]
+    assert figures._short("TCGA-AB-2803-03A-01T") == "TCGA-AB-2803-03A-01T" and len(figures._short("a" * 21)) == 20

@@ -15,7 +15,7 @@ from .._figures._palette import colours
 
 _MANY = 1500  # marks beyond which a figure's marks become pixels
 _DPI = 150
-
+_LONGEST = 20  # characters of a sample's name in a figure
 
 _READABLE = 80  # pixels per inch of the figure, below which its words are too small
 
@@ -45,7 +45,7 @@ def as_image(figure: Figure) -> Image:
 
 def composition(table: pd.DataFrame) -> Image:
     """Stacked bars, or a heat map of many samples."""
-    return as_image(pl.proportions(table).figure)
+    return as_image(pl.proportions(table.rename(index=_short)).figure)
 
 
 def intervals(table: pd.DataFrame, lower: pd.DataFrame, upper: pd.DataFrame) -> Image:
@@ -53,7 +53,7 @@ def intervals(table: pd.DataFrame, lower: pd.DataFrame, upper: pd.DataFrame) -> 
     types = [name for name in table.columns if name in lower]
     columns = pd.MultiIndex.from_product([types, ["lower", "median", "upper"]])
     values = np.stack([lower[types], table[types], upper[types]], axis=2).reshape(len(table), -1)
-    return as_image(pl.intervals(pd.DataFrame(values, table.index, columns), ncols=3))
+    return as_image(pl.intervals(pd.DataFrame(values, table.index.map(_short), columns), ncols=3))
 
 
 def agreement(predicted: pd.DataFrame, measured: pd.DataFrame) -> Image:
@@ -72,6 +72,12 @@ def differences(results: pd.DataFrame, labels: pd.Series) -> Image:
 
 def label_check(reference: AnnData) -> Image:
     return as_image(pl.label_check(reference))
+
+
+def _short(name) -> str:
+    """A name that leaves the panels their room; the table has it whole."""
+    name, half = str(name), _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[1 - half :]}"
 
 
 def _shades(labels: pd.Series) -> dict:
