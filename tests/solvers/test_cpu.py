@@ -248,3 +248,19 @@ def test_no_folder_for_the_compiled_is_no_error():
     namespace = {}
     exec("def twice(x):\n    return 2 * x", namespace)  # from no file, so that numba has no place to keep it
     assert _kernels.compiled(namespace["twice"])(21) == 42
+
+
+@pytest.mark.parametrize("n_types", [1, 2, 3, 4, 5, 7, 30])
+@pytest.mark.parametrize("n_genes", [16, 512, 1104])
+def test_normal_equations_are_those_of_numpy(n_types, n_genes):
+    rng = np.random.default_rng(0)
+    signature, weight, response = (
+        rng.random(shape).astype(np.float32) for shape in ((n_types, n_genes), n_genes, n_genes)
+    )
+    scaled, gram = np.full((n_types + 3, 512), np.nan, np.float32), np.full((n_types + 3, n_types + 3), np.nan)
+    scaled[n_types:] = 0
+    target = np.empty(n_types)
+    _kernels._normal_equations(signature, weight, response, scaled, gram, target)
+    weighted = signature.astype(np.float64) * weight
+    np.testing.assert_allclose(gram[:n_types, :n_types], weighted @ signature.T, rtol=1e-6)
+    np.testing.assert_allclose(target, weighted @ response, rtol=1e-6)

@@ -1,9 +1,10 @@
 """Covariances of means of estimates: NumPy by hand, and repeated draws."""
 
 import numpy as np
+import pytest
 import torch
 
-from hpvade.solvers import robust
+from hpvade.solvers import _influence, robust
 from hpvade.solvers._influence import Influence, covariance_of_mean
 
 
@@ -53,3 +54,12 @@ def test_covariance_of_the_mean_of_two_references_is_that_of_repeated_draws():
         claimed.append(np.diag(centre @ covariance_of_mean(parts)[0] @ centre.T))
     ratio = np.sqrt(np.mean(claimed, axis=0)) / np.std(means, axis=0)
     assert (np.abs(ratio - 1) < 0.15).all(), ratio
+
+
+@pytest.mark.parametrize("most", [1, 16, 90, 10**6])
+def test_products_in_blocks_of_genes_are_the_sums_over_all(most, monkeypatch):
+    monkeypatch.setattr(_influence, "_PAIRS", most)
+    g = torch.Generator().manual_seed(0)
+    weight, left, right = (torch.rand(shape, generator=g) for shape in ((3, 20), (20, 4), (20, 5)))
+    found = _influence.weighted_products(weight, left, right)
+    np.testing.assert_allclose(found, torch.einsum("ng,gi,gj->nij", weight, left, right), rtol=1e-6)

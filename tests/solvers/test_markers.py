@@ -78,3 +78,13 @@ def test_few_genes_to_choose_from(n_allowed):
     else:
         with pytest.raises(ValueError, match="no gene separates any two types"):
             marker_genes(torch.from_numpy(x), torch.from_numpy(allowed))
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_of_equal_ratios_the_first_genes_are_taken(n):
+    """Few cells: most counts are 0 or 1, and whole groups of genes have one ratio, also across the last place."""
+    x = np.random.default_rng(3).poisson(0.4, (200, 7)).astype(float)
+    x[:40] *= np.arange(1, 8)  # others are not equal
+    x /= x.sum(axis=0)
+    found = marker_genes(torch.from_numpy(x), n_per_pair=n, n_total=0)
+    assert found.tolist() == expected(x, np.ones(200, bool), n)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_PAIRS = 2**26  # products of two types' genes that are held at once
+
 
 @dataclass
 class Influence:
@@ -32,10 +34,19 @@ class Influence:
         `genes` are the positions, in either, of the genes that both have: the others are draws of one estimate only.
         """
         mine, theirs = self.profile[genes[0]], other.profile[genes[1]]
-        pairs = (mine[:, :, None] * theirs[:, None, :]).reshape(len(mine), -1)
         shared = self.score[rows][:, genes[0]] * other.score[rows][:, genes[1]]
-        middle = (shared @ pairs).double().reshape(len(shared), mine.shape[1], -1)
+        middle = weighted_products(shared, mine, theirs).double()
         return self.inverse[rows] @ middle @ other.inverse[rows].transpose(1, 2)
+
+
+def weighted_products(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    r""":math:`\sum_g w_{ng} l_{gi} r_{gj}` (samples x types x types), in blocks of genes that bound the memory."""
+    n_pairs = left.shape[1] * right.shape[1]
+    total: Tensor | float = 0.0
+    for genes in torch.arange(len(left), device=left.device).split(max(_PAIRS // n_pairs, 1)):
+        pairs = (left[genes][:, :, None] * right[genes][:, None, :]).reshape(len(genes), -1)
+        total = total + weight[:, genes] @ pairs
+    return total.reshape(len(weight), left.shape[1], -1)
 
 
 def covariance_of_mean(parts: list[tuple[Influence, Tensor]], rows=slice(None)) -> Tensor:

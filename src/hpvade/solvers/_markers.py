@@ -86,7 +86,12 @@ def _highest(ratio: Tensor, n_chosen: int, least: float) -> tuple[Tensor, Tensor
     gene = gene.gather(1, order)
     last = value[:, n_chosen - 1]
     tied = ((last == value[:, n_chosen]) & (last > least)).nonzero()[:, 0]  # topk took any of the equal ones
-    if len(tied):
-        whole = ratio[tied].sort(dim=1, descending=True, stable=True)
-        value[tied], gene[tied] = (x[:, : n_chosen + 1] for x in whole)
-    return value[:, :n_chosen], gene[:, :n_chosen]
+    value, gene = value[:, :n_chosen], gene[:, :n_chosen].clone()
+    if len(tied):  # the values are the same, and of the equal ones at the end the first are taken; no sort of all
+        whole, at_end = ratio[tied], value[tied, -1:]
+        above, equal = whole > at_end, whole == at_end
+        first = equal & (equal.cumsum(dim=1) <= n_chosen - above.sum(dim=1, keepdim=True))
+        chosen = (above | first).nonzero()[:, 1].reshape(len(tied), n_chosen)
+        order = whole.gather(1, chosen).sort(dim=1, descending=True, stable=True).indices
+        gene[tied] = chosen.gather(1, order)
+    return value, gene

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._influence import Influence
+from ._influence import Influence, weighted_products
 from ._linear import check_options, check_shapes, coordinate_descent, on_processor
 
 HUBER = 1.345  # 95 % efficiency for normal residuals
@@ -347,12 +347,10 @@ class _Problem:
         limit: Tensor,
     ) -> Tensor:
         """One Gauss-Newton step: weighted non-negative least squares on the working response."""
-        n_types = amounts.shape[1]
         scaled = self.signature * (factor.exp() / self.unit)[:, None]
         relative = weight / (mean / self.unit) ** 2
         response = (mean * (1 + residual.clamp(-2, 2)) - offset) / self.unit
-        pairs = (scaled[:, :, None] * scaled[:, None, :]).reshape(len(scaled), -1)
-        gram = (relative @ pairs).double().reshape(-1, n_types, n_types)
+        gram = weighted_products(relative, scaled, scaled).double()
         target = ((relative * response) @ scaled).double()
         diagonal = torch.diagonal(gram, dim1=1, dim2=2)
         ridge = 1e-6 * diagonal
@@ -374,17 +372,15 @@ class _Problem:
 
     def influence(self, amounts: Tensor, bulk: Tensor, depth: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Score of every gene (samples x genes) and inverse curvature (samples x types x types) at the amounts."""
-        n_types = amounts.shape[1]
         offset = (0.5 / depth[:, None]).clamp(min=self.offset)
         mean, residual = self._residual(amounts, factor, torch.log(bulk + offset), offset)
         limit = HUBER * MAD * row_medians(residual.abs())
         weight = self._weights(mean, residual, limit, depth)
         scaled = self.profile(factor)
-        pairs = (scaled[:, :, None] * scaled[:, None, :]).reshape(len(scaled), -1)
         mean = mean / self.unit
         # Huber's score is flat beyond the limit: such genes do not hold the estimate
-        curvature = (weight * (residual.abs() <= limit) / mean.square()) @ pairs
-        curvature = curvature.double().reshape(-1, n_types, n_types)
+        holds = weight * (residual.abs() <= limit) / mean.square()
+        curvature = weighted_products(holds, scaled, scaled).double()
         diagonal = torch.diagonal(curvature, dim1=1, dim2=2)
         total = amounts.double().sum(dim=1, keepdim=True).clamp(min=1e-30)
         ridge = 1e-6 * diagonal.clamp(min=1e-30) + self._pull(weight, limit) / total.square()
