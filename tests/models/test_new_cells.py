@@ -1,5 +1,6 @@
 """Cells for a trained model: bad ones are refused by name in every family, and stay as they were."""
 
+import inspect
 import warnings
 
 import numpy as np
@@ -8,6 +9,14 @@ from scipy import sparse
 
 import hpvade as hp
 
+NEEDED = {
+    ("hpvade", "simulate_bulk"): {"n_samples": 2},
+    ("cvae", "get_counterfactual_expression"): {"perturbation": "condition_1"},
+    ("cvae", "perturbation_effects"): {"min_cells": 1},
+    ("cycleae", "get_counterfactual_expression"): {"context": {}},
+    ("cycleae", "counterfactual"): {"context": {}},
+}
+INTERNAL = "get_importance_weights"  # of outputs of the module, which scvi-tools passes
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
@@ -106,3 +115,48 @@ def test_half_precision_is_augmented_as_single(trained, cells):
 def test_a_context_that_is_no_dict(trained):
     with pytest.raises(TypeError, match="context is a NoneType; expected a dict"):
         trained["cycleae"].get_counterfactual_expression(context=None)
+
+
+@pytest.mark.parametrize("name", ["hpvade", "ambient", "cvae", "cycleae", "ivae"])
+def test_every_method_refuses_positions_that_are_none(name, trained):
+    model, asked = trained[name], 0
+    for method in dir(type(model)):
+        found = getattr(type(model), method)
+        if method.startswith("_") or method == INTERNAL or not callable(found):
+            continue
+        if "indices" not in inspect.signature(found).parameters:
+            continue
+        call, needed = getattr(model, method), NEEDED.get((name, method), {})
+        try:
+            call(indices=np.arange(40), **needed)
+        except NotImplementedError:
+            continue  # refused for any cells
+        asked += 1
+        with pytest.raises(ValueError, match="indices choose none of 60 cells; expected one or more"):
+            call(indices=[], **needed)
+        for wrong in ([60], ["cell_0"], np.ones(59, dtype=bool)):
+            with pytest.raises(IndexError, match="indices do not fit 60 cells: .*Expected positions from 0 to 59"):
+                call(indices=wrong, **needed)
+    assert asked >= 3
+
+
+@pytest.mark.parametrize("name", ["hpvade", "ambient", "cvae", "cycleae"])
+def test_logged_cells_are_refused(name, trained, cells, unchanged):
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    with unchanged(logged), pytest.raises(ValueError, match="X looks log-transformed or scaled"):
+        trained[name].get_latent_representation(logged)
+
+
+def test_ivae_warns_of_logged_cells_as_at_setup(trained, cells):
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    with pytest.warns(UserWarning, match="holds values that are not integers"):
+        trained["ivae"].get_latent_representation(logged)
+
+
+def test_values_on_a_linear_scale_that_are_not_whole_are_taken(trained, cells):
+    scaled = cells.copy()
+    scaled.X = scaled.X * np.float32(0.7)
+    assert scaled.X.max() > 20
+    assert np.isfinite(trained["ambient"].get_latent_representation(scaled)).all()

@@ -17,6 +17,7 @@ from scvi.model.base import BaseModelClass
 
 from .._text import check_adata, is_mudata, mudata_of, usual_modality
 from ..io._atomic import locked
+from ..io._positions import cell_positions
 from ._card import write_card
 from ._device import choose_device
 from ._genes import refuse_other_genes
@@ -212,6 +213,10 @@ class BaseModel(BaseModelClass):
         if isinstance(adata, AnnData) and adata.is_view and copy_if_view:
             adata = adata.copy()  # scvi-tools would turn the user's view into one
         return super()._validate_anndata(adata, copy_if_view)
+
+    def _make_data_loader(self, adata: AnnData | MuData, indices=None, *args, **kwargs):
+        """Also refuse `indices` that choose no cell, or none of these."""
+        return super()._make_data_loader(adata, cell_positions(adata.n_obs, indices), *args, **kwargs)
 
     def _data_kind(self) -> type:
         """AnnData or MuData, whichever the model was set up with."""

@@ -9,22 +9,24 @@ from mudata import MuData
 from scvi.data.fields import LayerField
 
 from .._text import check_adata
-from ..io._rows import iter_rows, pick_matrix, refuse_bad_values, use_sparse_matrix
+from ..io._rows import is_integer, iter_rows, pick_matrix, refuse_bad_values, use_sparse_matrix
+from ..reference._checks import refuse_small
 
 _SLOTS = ("uns", "obsm", "layers")
 
 
 def check_new_cells(data: AnnData | MuData, fields: list) -> None:
-    """Raise unless every matrix that a model reads is there and holds finite values of 0 or more.
+    """Raise unless every matrix that a model reads is there and holds finite values of 0 or more on a linear scale.
 
-    SciPy's sparse arrays become matrices, which scvi-tools can read.
+    A field with `takes_logs` may hold logged values. SciPy's sparse arrays become matrices, which scvi-tools can read.
 
     Raises
     ------
     KeyError
         The layer is absent.
     ValueError
-        A view; no cells; no matrix; a value that is negative, NaN or infinite; a cell whose sum is too large.
+        A view; no cells; no matrix; a value that is negative, NaN or infinite; a cell whose sum is too large; values
+        on a log scale.
     """
     for field in fields:
         inner = getattr(field, "adata_field", field)
@@ -39,8 +41,12 @@ def check_new_cells(data: AnnData | MuData, fields: list) -> None:
         if not part.n_obs:
             raise ValueError(f"{name} has no cells; expected one or more. See what was filtered before.")
         X, name = pick_matrix(part, inner.attr_key, name)
+        largest, whole = 0.0, True
         for rows, block in iter_rows(X):
             refuse_bad_values(block, rows, name, part.obs_names, part.var_names)
+            largest, whole = max(largest, block.data.max(initial=0)), whole and bool(is_integer(block.data).all())
+        if not whole and not getattr(inner, "takes_logs", False):
+            refuse_small(largest, name)
         use_sparse_matrix(part, inner.attr_key)
 
 

@@ -4,6 +4,8 @@ import numpy as np
 from anndata import AnnData
 from scvi.model.base import VAEMixin
 
+from ..io._positions import cell_positions
+
 
 class VAEMethods(VAEMixin):
     """scvi's VAE methods on cells, without those that give wrong numbers in the oldest version supported."""
@@ -61,4 +63,4 @@ def file_order(adata: AnnData | None, indices) -> tuple[np.ndarray | list | None
     """
     if indices is None or adata is None or not adata.isbacked:
         return indices, slice(None)
-    return np.unique(np.arange(adata.n_obs)[indices], return_inverse=True)
+    return np.unique(cell_positions(adata.n_obs, indices), return_inverse=True)

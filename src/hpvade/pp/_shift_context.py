@@ -2,7 +2,7 @@ from typing import Any
 
 from anndata import AnnData
 
-from .._text import warn
+from .._text import warn, whole_number
 
 
 def shift_context(
@@ -75,6 +75,7 @@ def shift_context(
     from ..reference._checks import check_cells
     from ..reference._shift import moments, rewritten, type_shifts
 
+    whole_number("seed", seed, 0)
     check_cells(adata, layer=layer, columns={"context_key": context_key, "labels_key": labels_key})
     obs = in_memory(adata.obs)
     contexts, labels = (obs[key].astype(str).to_numpy() for key in (context_key, labels_key))

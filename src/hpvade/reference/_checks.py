@@ -285,11 +285,8 @@ def check_counts(
             f"{name} has {empty.sum()} cells without any count, the first is {str(obs_names[empty.argmax()])!r}; they "
             f"say nothing about their type. Remove them with `{fix}`."
         )
-    if n_broken and largest < _LOGGED_MAX and refuse_logged:
-        raise ValueError(
-            f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
-            "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
-        )
+    if n_broken and refuse_logged:
+        refuse_small(largest, name)
     if n_broken:
         warn(
             f"{name} holds values that are not integers ({n_broken / n_values:.1%} of those above zero); the model is "
@@ -298,6 +295,15 @@ def check_counts(
     elif largest == 1 and n_values > _MANY:
         warn(f"{name} holds no count above 1: it says whether a gene was seen. Pass the layer with the counts.")
     return empty
+
+
+def refuse_small(largest: float, name: str) -> None:
+    """Raise ValueError where the largest of values that are not all integers is one of a log scale."""
+    if largest < _LOGGED_MAX:
+        raise ValueError(
+            f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
+            "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
+        )
 
 
 def check_signature(signature: pd.DataFrame) -> None:

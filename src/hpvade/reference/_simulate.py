@@ -11,6 +11,7 @@ from scipy import sparse
 from .._keys import Keys
 from .._text import whole_number
 from ..io._names import writable
+from ..io._positions import cell_positions
 from ..io._rows import iter_rows
 from ..simulate import ChunkSums, sample_proportions
 from ..simulate._mixing import draw_weights, sum_by_type
@@ -36,7 +37,7 @@ def simulate_from_cells(
         raise ValueError(f"sparse is {sparse_share}; expected a share of samples between 0 and 1")
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     rng = np.random.default_rng(seed)
-    indices = np.unique(np.arange(len(types))[slice(None) if indices is None else indices])
+    indices = np.unique(cell_positions(len(types), indices))
     order = indices[np.lexsort((donors[indices], types[indices]))]
     n_types, one, unread = len(type_names), np.ones(len(order), dtype=np.int64), np.zeros(len(order))
     cells = ChunkSums(sparse.csr_matrix((len(order), 0)), types[order], donors[order], one, unread, n_types)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._text import check_adata
+from .._text import check_adata, whole_number
 from ..evaluation._metrics import pearson
 from ..io._rows import in_memory
 from ..reference._checks import check_column
@@ -48,6 +48,7 @@ def evaluate_perturbation(
     >>> import hpvade as hp
     >>> hp.tl.evaluate_perturbation(model, held_out)  # doctest: +SKIP
     """
+    whole_number("min_cells", min_cells)
     control = model._control_name(None)
     adata = model._require_data() if adata is None else adata
     reference = model._require_data() if reference is None else reference

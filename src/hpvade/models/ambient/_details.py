@@ -5,6 +5,7 @@ import pandas as pd
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from ..._text import whole_number
 from ._fixed_draws import fixed_draws
 
 
@@ -93,6 +94,7 @@ class ModalityCounts:
         (cells x features), with `n_samples` above one (cells x features x samples); a dict of all modalities when
         `modality` is None.
         """
+        whole_number("n_samples", n_samples)
         mdata = self._validate_anndata(mdata)
         order, back = self._positions(mdata, indices)
         names, rows = self._wanted(modality), []

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
 from ...io._modalities import one_modality
+from ...io._positions import cell_positions
 from ...io._rows import use_sparse_matrix
 from .._differential import DifferentialExpression
 from ._covariates import resolve_keys
@@ -274,7 +275,7 @@ class AmbientRegularizedSCVI(DifferentialExpression, RNASeqMixin, RegularizedFac
         genes = np.ones(len(names), dtype=bool) if gene_list is None else names.isin(gene_list)
         if gene_list is not None and (missing := sorted(set(gene_list) - set(names))):
             raise ValueError(f"gene_list names {missing[:5]}, which are not in adata.var_names.")
-        cells = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+        cells = cell_positions(adata.n_obs, indices)
         options = {"batches": self._batch_codes(transform_batch), "library_size": library_size}
         options |= {"scaled": include_feature_scaling, "batch_size": batch_size}
         if n_samples_overall is not None:

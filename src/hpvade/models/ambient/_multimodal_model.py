@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
+from ...io._positions import cell_positions
 from ...io._rows import use_sparse_matrix
 from ._attribution import AttributionMethods
 from ._covariates import check_keys, resolve_keys
@@ -312,7 +313,7 @@ class RegularizedMultimodalVI(AttributionMethods, ModalityDifferential, Modality
         """
         mdata = self._validate_anndata(mdata)
         names = self.module.modality_names if modality is None else [self._modality(modality)]
-        cells = np.arange(mdata.n_obs)[slice(None) if indices is None else indices]
+        cells = cell_positions(mdata.n_obs, indices)
         options = {"library_size": library_size, "n_samples": n_samples, "scaled": include_feature_scaling}
         options |= {"batches": self._batch_codes(transform_batch), "batch_size": batch_size}
         tables = {}

@@ -5,6 +5,8 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from ..._text import whole_number
+from ...io._positions import cell_positions
 from ._clean import clean_reference
 from ._fixed_draws import fixed_draws
 from ._setup import category_names
@@ -114,7 +116,7 @@ class Readout:
 
     def _positions(self, adata, indices) -> tuple[np.ndarray, np.ndarray]:
         """Sorted unique positions, which backed data need, and where each asked-for cell is among them."""
-        return np.unique(np.arange(adata.n_obs)[slice(None) if indices is None else indices], return_inverse=True)
+        return np.unique(cell_positions(adata.n_obs, indices), return_inverse=True)
 
     @torch.inference_mode()
     def get_ambient_fraction(
@@ -240,6 +242,7 @@ class Readout:
         UserWarning
             All cells have the same label: ambient RNA cannot be told from theirs.
         """
+        whole_number("seed", seed, 0)
         name = self._modality(modality, "additive_background")
         adata = self._validate_anndata(adata)
         options = {"labels_key": labels_key, "integer": integer, "seed": seed, "batch_size": batch_size}

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
 
+from ...io._positions import cell_positions
 from ...io._rows import iter_rows, pick_matrix
 from ...reference._checks import check_cells
 from .._genes import refuse_other_genes
@@ -123,5 +124,5 @@ def read_cells(
         if size_factor_key not in adata.obs:
             raise KeyError(f"size_factor_key={size_factor_key!r} is not a column of adata.obs.")
         size_factors = adata.obs[size_factor_key].to_numpy(dtype=float)
-    chosen = np.arange(adata.n_obs)[slice(None) if indices is None else np.asarray(indices)]
+    chosen = cell_positions(adata.n_obs, indices)
     return Cells(adata, chosen, ids, pick_matrix(adata, layer, "adata")[0], size_factors)

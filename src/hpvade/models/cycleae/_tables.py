@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...io._positions import cell_positions
 from ...io._rows import refuse_bad_values
 from ._context_data import take_rows
 from ._context_field import CONTEXT_KEY
@@ -38,7 +39,7 @@ def cells(model, adata, indices) -> tuple:
         warn=False, message=f"the {type(model).__name__} is not trained. Call `model.train()` first."
     )
     adata = model._validate_anndata(adata)
-    return adata, np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+    return adata, cell_positions(adata.n_obs, indices)
 
 
 def target_codes(model, context: Mapping, n: int) -> dict[int, np.ndarray]:

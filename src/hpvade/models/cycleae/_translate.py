@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ..._keys import Keys
-from ..._text import warn
+from ..._text import warn, whole_number
 from ...reference._shift import rewritten, whole
 from ._context_data import take_rows
 from ._context_field import CONTEXT_KEY
@@ -19,6 +19,10 @@ from ._tables import cells, moves, target_codes
 
 def translate_reference(model, adata: AnnData | None, to: Mapping, seed: int | None) -> AnnData:
     """See `CycleAE.translate_reference`."""
+    if not isinstance(to, Mapping):
+        raise TypeError(f"to is a {type(to).__name__}; expected a dict such as {{{model.fields[0]!r}: value}}.")
+    if seed is not None:
+        whole_number("seed", seed, 0)
     if not to:
         raise ValueError("`to` names no field; expected the target context, such as to={'condition': 'stimulated'}.")
     adata, indices = cells(model, adata, None)

@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 
 from ..._text import listed
+from ...io._positions import cell_positions
 
 
 class CellExpressionMethods:
@@ -72,7 +73,7 @@ class CellExpressionMethods:
         self._check_if_trained(warn=False)
         genes, columns = self._network_genes(gene_list)
         adata = self._validate_anndata(adata)
-        indices = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+        indices = cell_positions(adata.n_obs, indices)
         order, position = np.unique(indices, return_inverse=True)  # backed data come in this order, whatever is asked
         named = [transform_batch] if transform_batch is None or isinstance(transform_batch, str) else transform_batch
         batches = [None if name is None else self._batch_code(name) for name in named]

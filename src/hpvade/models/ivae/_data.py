@@ -22,6 +22,12 @@ from ...reference._checks import check_cells
 from .._base import BaseModel
 
 
+class AnyScale(LayerField):
+    """Counts, or values on a log scale, of which setup and new cells warn."""
+
+    takes_logs = True
+
+
 class CellModel(BaseModel):
     """Base of a model of cells without required labels; it takes other cells with the model's genes in any order."""
 
@@ -93,7 +99,7 @@ class CellModel(BaseModel):
                 _check_numbers(adata.obs[key], key, positive=key == size_factor_key)
             use_sparse_matrix(adata, layer)
             fields = [
-                LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+                AnyScale(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
                 CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
                 NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
                 CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical),

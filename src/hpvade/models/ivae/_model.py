@@ -12,6 +12,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from ..._keys import Keys
+from ...io._positions import cell_positions
 from ...train._splitter import split_cells, torch_rng
 from .._training import Budget, CellTraining
 from .._vae import VAEMethods
@@ -287,7 +288,7 @@ class IVAE(VAEMethods, ExpressionMethods, CellTraining, CellModel):
         """
         self._require_bottleneck("get_loadings")
         adata = self._validate_anndata(adata)
-        cells = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
+        cells = cell_positions(adata.n_obs, indices)
         loader = self._make_data_loader(adata, cells, batch_size)
         total = sum(self.module.loadings(tensors).double() for tensors in loader)
         axes = [f"bottleneck_{i}" for i in range(total.shape[1])]
