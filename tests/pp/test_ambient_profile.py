@@ -39,3 +39,30 @@ def test_cells_are_no_empty_droplets():
         hp.pp.ambient_profile(droplets[:300].copy())
     with pytest.raises(KeyError, match="batch_key='chip'"):
         hp.pp.ambient_profile(droplets, batch_key="chip")
+
+
+def logged(droplets):
+    droplets.X = droplets.X.log1p()
+
+
+def twice(droplets):
+    droplets.var_names = ["g0", *droplets.var_names[1:-1], "g0"]
+
+
+def nowhere(droplets):
+    droplets.obs["lane"] = droplets.obs["lane"].where(np.arange(droplets.n_obs) > 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (logged, "raw.X looks log-transformed or scaled"),
+        (twice, "duplicate"),
+        (nowhere, r"raw.obs\['lane'\] has no value for 3 of 6300 droplets; expected the batch of each"),
+    ],
+)
+def test_droplets_that_say_nothing_true(spoil, message):
+    droplets, _ = raw()
+    spoil(droplets)
+    with pytest.raises(ValueError, match=message):
+        hp.pp.ambient_profile(droplets, batch_key="lane")
