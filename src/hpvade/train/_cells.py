@@ -17,14 +17,19 @@ class CellManager(AnnDataManager):
 
     def create_torch_dataset(self, indices=None, data_and_attributes=None, load_sparse_tensor: bool = False) -> Dataset:
         """Data set of some cells, in the order of `indices`; see scvi-tools."""
-        if REGISTRY_KEYS.X_KEY not in self.data_registry or not on_disk(self.get_from_registry(REGISTRY_KEYS.X_KEY)):
+        if REGISTRY_KEYS.X_KEY not in self.data_registry or not self._is_read_otherwise():
             return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
         dataset = StoredCells(self, data_and_attributes)
         return dataset if indices is None else Subset(dataset, np.arange(len(dataset))[indices])
 
+    def _is_read_otherwise(self) -> bool:
+        """Whether scvi-tools would give the counts slowly, in the order of a file, or column by column (CSC)."""
+        counts = self.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return on_disk(counts) or _is_csc(counts) or self.adata.isbacked
+
 
 def hold_cells(loader: DataLoader | None) -> DataLoader | None:
-    """Have a loader read its cells once, now, if they are on disk or in a Dask array and not too many.
+    """Have a loader read its cells once, now, if they are on disk, in a Dask array or in CSC, and not too many.
 
     For minibatches in random order, whose scattered reads cost more than one pass over all cells.
     """
@@ -35,7 +40,7 @@ def hold_cells(loader: DataLoader | None) -> DataLoader | None:
 
 
 class StoredCells(AnnTorchDataset):
-    """`scvi.data.AnnTorchDataset` of counts that are on disk or in a Dask array.
+    """`scvi.data.AnnTorchDataset` of counts that are on disk, in a Dask array, in CSC, or a layer of backed data.
 
     Cells come in the order that is asked for, as dense float32 counts, from blocks of any kind.
     """
@@ -49,6 +54,8 @@ class StoredCells(AnnTorchDataset):
 
     def hold(self, cells: np.ndarray) -> None:
         """Keep these cells in memory, if they are few."""
+        if not (on_disk(self._counts) or _is_csc(self._counts)):
+            return
         cells = np.unique(cells)
         if len(cells) * self._counts.shape[1] <= _HELD_VALUES:
             self._cells, self._held = cells, read_rows(self._counts, cells)
@@ -60,7 +67,7 @@ class StoredCells(AnnTorchDataset):
         if REGISTRY_KEYS.X_KEY in self.keys_and_dtypes:
             counts = self._read(cells)
             counts = counts.toarray() if sparse.issparse(counts) else counts
-            found[REGISTRY_KEYS.X_KEY] = counts[back].astype(np.float32, copy=False)
+            found[REGISTRY_KEYS.X_KEY] = np.ascontiguousarray(counts[back], dtype=np.float32)
         return found
 
     def _read(self, cells: np.ndarray):
@@ -71,3 +78,7 @@ class StoredCells(AnnTorchDataset):
         counts = self._counts[first:last] if near else self._counts[cells]
         counts = counts.compute() if is_dask(counts) else counts
         return counts[cells - first] if near else counts
+
+
+def _is_csc(X) -> bool:
+    return sparse.issparse(X) and X.format == "csc"

@@ -33,7 +33,7 @@ def take_rows(X, rows: np.ndarray) -> np.ndarray:
         unique, position = np.unique(rows, return_inverse=True)
         block = X[unique]
         block = (block.compute() if hasattr(block, "compute") else block)[position]
-    return np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float32)
+    return np.ascontiguousarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float32)
 
 
 class ContextStream(IterableDataset):

@@ -83,6 +83,7 @@ def context_means(
     share, rates, rates_squared, per_count = None, 0.0, 0.0, 0.0
     for chunk in data.chunks:
         for rows, X in iter_rows(chunk.load(), 2048):
+            X = X.astype(np.float32, copy=False)  # as the network sees them, whatever the counts are stored as
             at = np.arange(first + rows.start, first + rows.stop)
             at, X = at[chosen[at]], X[chosen[at]]
             size = 1e4 / np.maximum(np.asarray(X.sum(axis=1)).ravel(), 1e-30)
