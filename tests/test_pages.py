@@ -5,7 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
 import pytest
+from mudata import MuData
+from scipy import sparse
 
 import hpvade as hp
 
@@ -177,3 +183,66 @@ def test_preparing_the_bulk_runs():
         exec(compile(block, "prepare_bulk.md", "exec"), names)
     table = names["model"].deconvolve(names["bulk"].to_df())
     assert table.shape == names["bulk"].obsm["hpvade_proportions"].shape
+
+
+@pytest.fixture
+def two_epochs(monkeypatch):
+    """Networks of two epochs on the CPU; what the numbers become is not asked here."""
+    for family in ("RegularizedMultimodalVI", "ConditionalVAE", "CycleAE", "IVAE", "HPVADE"):
+        whole = getattr(hp, family).train
+
+        def train(self, *args, whole=whole, **options):
+            options |= {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
+            return whole(self, **options)
+
+        monkeypatch.setattr(getattr(hp, family), "train", train)
+
+
+def two_modalities():
+    rng, parts = np.random.default_rng(0), {}
+    obs = pd.DataFrame({"sample": ["a", "b"] * 60, "cell_type": ["B", "T", "B"] * 40, "site": ["s1", "s1", "s2"] * 40})
+    for name, n_features in (("rna", 50), ("atac", 40)):
+        counts = sparse.csr_matrix(rng.poisson(2.0, (120, n_features)).astype(np.float32))
+        parts[name] = ad.AnnData(counts, obs=obs.set_axis([f"c{i}" for i in range(120)]))
+        parts[name].var_names = [f"{name}{i}" for i in range(n_features)]
+    mdata = MuData(parts)
+    mdata.obs[list(obs)] = parts["rna"].obs
+    return {"mdata": mdata}
+
+
+def write_chunks():
+    """`chunks/` of the page of CycleAE, and `batches/` of that of ConditionalVAE."""
+    cells = hp.datasets.planted_contexts(120, 30)
+    Path("chunks").mkdir()
+    Path("genes.txt").write_text("\n".join(cells.var_names))
+    for i in (1, 2):
+        part = cells[i - 1 :: 2]
+        sparse.save_npz(f"chunks/counts_{i}.npz", sparse.csr_matrix(part.X, dtype=np.float32))
+        for folder in (".", "chunks"):
+            part.obs.to_csv(Path(folder, f"meta_{i}.csv"), index=False)
+    Path("batches").mkdir()
+    with h5py.File("batches/batch_0.h5", "w") as file:
+        file["X"], file["genes"] = cells.X.toarray(), np.array(cells.var_names, dtype="S")
+        file["cells"] = np.array(cells.obs_names, dtype="S")
+        for name, values in cells.obs.astype(str).items():
+            file[f"obs/{name}"] = values.to_numpy(dtype="S")
+
+
+def few_cells():
+    cells = hp.datasets.pbmc_reference()
+    return cells[::6, np.argsort(-np.asarray(cells.X.mean(axis=0)).ravel())[:300]].copy()
+
+
+@pytest.mark.parametrize("page", ["multimodal", "conditional_vae", "cycleae", "ivae"])
+def test_the_blocks_of_a_family_run(page, two_epochs, tmp_path, monkeypatch):
+    """Block after block, as a reader would, on few cells."""
+    monkeypatch.chdir(tmp_path)
+    cells, planted = few_cells(), hp.datasets.planted_contexts
+    monkeypatch.setattr(hp.datasets, "pbmc_reference", cells.copy)
+    monkeypatch.setattr(
+        hp.datasets, "planted_contexts", lambda *size, **options: planted(*(size or (240, 60)), **options)
+    )
+    write_chunks()
+    names: dict = two_modalities() if page == "multimodal" else {}
+    for i, block in enumerate(blocks(DOCS / "user_guide" / f"{page}.md", "python")):
+        exec(compile(block, f"{page}.md, block {i}", "exec"), names)

@@ -300,9 +300,12 @@ def check_counts(
 def refuse_small(largest: float, name: str) -> None:
     """Raise ValueError where the largest of values that are not all integers is one of a log scale."""
     if largest < _LOGGED_MAX:
+        fix = "Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
+        if name.endswith(".npz"):
+            fix = "Give the file with the counts."
         raise ValueError(
             f"{name} looks log-transformed or scaled: values are not integers and the maximum is {largest:.4g}; "
-            "expected raw counts. Pass the layer with counts (layer='counts'), or take them from adata.raw.to_adata()."
+            f"expected raw counts. {fix}"
         )
 
 

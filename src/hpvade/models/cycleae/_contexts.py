@@ -78,7 +78,7 @@ def read_metadata(path: str | Path, *, allow_pickle: bool = False) -> pd.DataFra
     if path.suffix == ".pkl" and not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, which can execute code when it is read. If the file is your own, pass "
-            "allow_pickle=True (`--allow-pickle`); else save the table as .csv, .tsv or .parquet: "
+            "allow_pickle=True; else save the table as .csv, .tsv or .parquet: "
             "`frame.to_csv(path)`."
         )
     if path.suffix not in [*readers, ".h5ad"]:
