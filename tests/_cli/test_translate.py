@@ -42,5 +42,6 @@ def test_what_is_refused(run, cells, tmp_path):
     assert "expected FIELD=VALUE" in run("translate", cells, *output, "--to", field, code=2).stderr
     said = run("translate", cells, *output, "--to", f"{field}=nowhere", code=2).stderr
     assert "has no nowhere; found" in said
-    assert "nofield" in run("translate", cells, *output, "--to", "nofield=x", code=1).stderr
+    said = run("translate", cells, *output, "--to", "nofield=x", code=2).stderr
+    assert "--to nofield=x: REF.obs has no column nofield; found cell_type" in " ".join(said.split())
     assert not (tmp_path / "t.h5ad").exists()

@@ -19,6 +19,8 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
         ("labels_key='T cells' is no column", "--labels-key 'T cells' is no column"),
         ("labels_key is missing", "--labels-key is missing"),
         ("layer='log' is not in bulk.layers", "--bulk-layer log is not in BULK.layers"),
+        ("the layer with counts (layer='counts'), or", "the layer with counts (--layer counts), or"),
+        ("Wait (unknown=True) here.", "Wait (--unknown) here."),
         ("layer='counts' is not in adata.layers", "--layer counts is not in REF.layers"),
         ("Say so with genes='rows' or genes='columns'.", "Say so with --genes-in rows or --genes-in columns."),
         ("Check it with hpvade.tl.check_labels, or", "Check it with `hpvade check-labels`, or"),

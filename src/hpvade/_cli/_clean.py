@@ -93,4 +93,10 @@ def _measured(raw: list[str], libraries: list[str]) -> "pd.DataFrame":
             raise UsageError(f"--raw {paths['all']} names no library and others do. Put LIBRARY= before each file.")
     elif missing := [name for name in libraries if name not in paths]:
         raise UsageError(f"--raw has no file for {', '.join(missing)}. Add --raw {missing[0]}=FILE.")
-    return pd.DataFrame({name: ambient_profile(read_reference(Path(path)))["all"] for name, path in paths.items()})
+    columns = {}
+    for name, path in paths.items():
+        try:
+            columns[name] = ambient_profile(read_reference(Path(path)))["all"]
+        except ValueError as error:
+            raise ValueError(f"--raw {path}: {error}") from error
+    return pd.DataFrame(columns)

@@ -35,6 +35,9 @@ def translate(
     pairs = dict(_pair(text) for text in to)
     check_output(output, ".h5ad")
     adata = read_reference(reference, obs, genes_in=genes_in.value)
+    if absent := [key for key in pairs if key not in adata.obs]:
+        columns = ", ".join(map(str, adata.obs)) or "none"
+        raise UsageError(f"--to {absent[0]}={pairs[absent[0]]}: REF.obs has no column {absent[0]}; found {columns}.")
     import scvi
 
     from ..models.cycleae._model import CycleAE

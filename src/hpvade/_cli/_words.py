@@ -14,7 +14,9 @@ _OTHER = {
     "variable_types": ("--variable-type",),
 }
 _VALUE = r"'[^']*'|\"[^\"]*\"|True|False|None|-?\d[\d.e-]*\d|\d|\[[^\]]*\]"
-_PAIR = re.compile(rf"`?(?:(?:\w+\.)*\w+\((?:\.\.\., )?)?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})\)?`?")
+_PAIR = re.compile(
+    rf"`?(?P<call>(?:\w+\.)*\w+\((?:\.\.\., )?)?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})(?(call)\)?)`?"
+)
 _NAME = re.compile(r"(?<![\w'\"./\[-])[a-z]+(?:_[a-z]+)+(?![\w'\"/(=\]]|\.\w)")
 _MAP_GENES = re.compile(r"`(?:\w+ = )?hp\.pp\.map_genes\([^`]*\)`")
 _ELSEWHERE = re.compile(
