@@ -57,7 +57,8 @@ def plant_ambient(
 
     Examples
     --------
-    >>> reference = planted_cohort(n_genes=50, n_cells=60, n_types=3)[0]
+    >>> import hpvade as hp
+    >>> reference = hp.datasets.planted_cohort(n_genes=50, n_cells=60, n_types=3)[0]
     >>> observed = plant_ambient(reference, fractions=(0.1, 0.3))
     >>> list(observed.varm["ambient_profile"].columns)
     ['batch_0', 'batch_1']

@@ -125,8 +125,8 @@ def read_bulk(
     --------
     >>> import anndata, numpy as np, pandas as pd
     >>> bulk = anndata.AnnData(np.array([[5.0, 1.0, 45.0]]), var=pd.DataFrame(index=["CD3E", "ACTB", "MS4A1"]))
-    >>> read_bulk(bulk, ["MS4A1", "CD3E"]).shares
-    array([[0.9, 0.1]], dtype=float32)
+    >>> read_bulk(bulk, ["MS4A1", "CD3E"]).shares.astype(float).round(1).tolist()
+    [[0.9, 0.1]]
     """
     _check_option("input_type", input_type, InputType)
     _check_option("missing", missing, Missing)

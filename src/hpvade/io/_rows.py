@@ -84,7 +84,7 @@ def read_rows(X, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
     >>> read_rows(np.eye(3), [2, 0, 2])
     array([[0., 0., 1.],
            [1., 0., 0.],
-           [0., 0., 1.]], dtype=float32)
+           [0., 0., 1.]])
     """
     dtype, wanted = _check(X, 1), np.zeros(X.shape[0], dtype=bool)
     wanted[indices] = True

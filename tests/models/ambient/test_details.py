@@ -1,9 +1,9 @@
 """Parts of the loss against the loss itself, and counts per modality against the module's own distributions."""
 
-import importlib.util
-
+import anndata as ad
 import numpy as np
 import pytest
+import scanpy as sc
 import torch
 from torch.distributions import Normal, kl_divergence
 
@@ -72,14 +72,25 @@ def test_attribution_umap_and_its_message(multi, make):
         multi.model.get_modality_attribution(attribution_method="numeric")
 
 
-def test_leiden_needs_igraph(multi, make, unchanged):
+def test_leiden_needs_igraph(multi, make, unchanged, monkeypatch):
     adata = make.rna()
-    if importlib.util.find_spec("igraph") is None:
-        with unchanged(adata), pytest.raises(ImportError, match="pip install igraph"):
-            multi.model.compute_latent_umap(adata, add_leiden=True)
-        return
+    monkeypatch.setattr("hpvade.models.ambient._umap.find_spec", lambda _: None)
+    with unchanged(adata), pytest.raises(ImportError, match="pip install igraph"):
+        multi.model.compute_latent_umap(adata, add_leiden=True)
+
+
+def test_leiden_clusters_are_those_of_scanpy(single, multi, make):
+    pytest.importorskip("igraph")
+    adata = make.rna()
     multi.model.compute_latent_umap(adata, add_leiden=True)
-    assert {"leiden_joint", "leiden_rna", "leiden_atac"} <= set(adata.obs)
+    single.model.compute_latent_umap(adata, add_leiden=True)
+    for name in ("_joint", "_rna", "_atac", ""):
+        own = ad.AnnData(obsm={"z": adata.obsm[f"X_latent{name}"]}, shape=(adata.n_obs, 0))
+        sc.pp.neighbors(own, use_rep="z", n_neighbors=15)
+        sc.tl.leiden(own, flavor="igraph", n_iterations=2, directed=False)
+        found = adata.obs[f"leiden{name}"]
+        np.testing.assert_array_equal(found, own.obs["leiden"])
+        assert list(found.cat.categories) == [str(k) for k in range(found.nunique())]
 
 
 def test_penalties_are_logged_as_they_enter_the_loss(build, make):

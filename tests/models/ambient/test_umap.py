@@ -45,3 +45,15 @@ def test_a_neighbourhood_of_the_cell_alone_is_refused(n_neighbors):
     adata = AnnData(np.ones((9, 2)))
     with pytest.raises(ValueError, match=f"n_neighbors={n_neighbors}; expected 2 or more"):
         write_umap(adata, {"z": np.eye(9)}, {"z": "u"}, n_neighbors=n_neighbors, seed=0)
+
+
+def test_clusters_are_numbered_as_scanpy_does():
+    """Twelve groups far apart; their names sort as numbers do, 2 before 10."""
+    pytest.importorskip("igraph")
+    group = np.repeat(np.arange(12), 8)
+    z = 100.0 * np.eye(12)[group] + np.random.default_rng(0).normal(size=(96, 12))
+    adata = AnnData(np.ones((96, 2)))
+    write_umap(adata, {"X_latent": z}, {"X_latent": "X_umap"}, n_neighbors=6, seed=0, leiden=True)
+    clusters = adata.obs["leiden"]
+    assert list(clusters.cat.categories) == [str(k) for k in range(12)]
+    assert clusters.groupby(group).nunique().max() == 1 and clusters.nunique() == 12

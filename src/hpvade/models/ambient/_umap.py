@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 import numpy as np
-import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
@@ -37,8 +36,8 @@ def write_umap(
         umaps[layouts[key]] = scratch.obsm["X_umap"]
         if leiden:
             sc.tl.leiden(scratch, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
-            clusters[key.replace("X_latent", "leiden")] = scratch.obs["leiden"].to_numpy()
+            clusters[key.replace("X_latent", "leiden")] = scratch.obs["leiden"].array  # 2 before 10
     for key, value in {**latents, **umaps}.items():
         adata.obsm[key] = value
     for key, value in clusters.items():
-        adata.obs[key] = pd.Categorical(value)
+        adata.obs[key] = value
