@@ -61,12 +61,20 @@ def _weights(values: np.ndarray, measured: np.ndarray, base: _shift.Moments) -> 
 
 
 def _response(base, after, matched: np.ndarray, measured: np.ndarray, by_network: np.ndarray) -> np.ndarray:
-    """Change of log1p counts per 10,000 (types, genes) by one perturbation."""
+    """Change of log1p counts per 10,000 (types, genes) by one perturbation.
+
+    The network is one more relative, but leaves the others by no more than types differ beyond the noise: where they
+    all answer alike, what it says of one of them is an error.
+    """
     values = np.where(measured[:, None], after.log - np.log1p(matched), 0)
     variance = np.where(measured[:, None], after.log_variance + base.log_variance, np.inf)
     weights = _weights(values, measured, base)
-    others = (measured.sum() - measured)[:, None]
-    return _shift.shrink(values, variance, weights, (others * (weights @ values) + by_network) / (others + 1))
+    relatives, others = weights @ values, (measured.sum() - measured)[:, None]
+    noise = variance + weights**2 @ np.where(measured[:, None], variance, 0)
+    spread = max(((relatives - values) ** 2 - noise)[measured].mean(), 0) if measured.any() else np.inf
+    apart = ((by_network - relatives) ** 2).mean(axis=1, keepdims=True)
+    share = np.minimum(1 / (others + 1), spread / np.maximum(apart, 1e-12))
+    return _shift.shrink(values, variance, weights, relatives + share * (by_network - relatives))
 
 
 class _TrainingCells:
