@@ -2,8 +2,10 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
+from mudata import MuData, read_h5mu
 from scipy import sparse
 
 import hpvade as hp
@@ -85,3 +87,21 @@ def test_a_model_does_not_depend_on_how_counts_are_stored(name, cells, tmp_path)
         change(cells.copy()).write_h5ad(path)
         found = latent(build(name), ad.read_h5ad(path, backed="r"))
         np.testing.assert_array_equal(found, expected, err_msg=kind)
+
+
+def test_a_multimodal_model_of_a_backed_file(tmp_path):
+    rng, obs = np.random.default_rng(0), pd.DataFrame({"sample": ["a", "b"] * 60}, index=[f"c{i}" for i in range(120)])
+    parts = {}
+    for name, n_features in (("rna", 30), ("atac", 20)):
+        parts[name] = ad.AnnData(sparse.csr_matrix(rng.poisson(2.0, (120, n_features)).astype(np.float32)), obs=obs)
+        parts[name].var_names = [f"{name}{i}" for i in range(n_features)]
+    memory = MuData(parts)
+    memory.write(tmp_path / "m.h5mu")
+    found = []
+    for mdata in (memory, read_h5mu(tmp_path / "m.h5mu", backed=True)):
+        scvi.settings.seed = 0
+        hp.RegularizedMultimodalVI.setup_mudata(mdata, batch_key="sample")
+        model = hp.RegularizedMultimodalVI(mdata, n_hidden=8, n_latent=3)
+        model.train(3, batch_size=32, **QUIET)
+        found.append(model.get_latent_representation(indices=[7, 3, 50]))
+    np.testing.assert_array_equal(*found)

@@ -17,13 +17,15 @@ class CellManager(AnnDataManager):
 
     def create_torch_dataset(self, indices=None, data_and_attributes=None, load_sparse_tensor: bool = False) -> Dataset:
         """Data set of some cells, in the order of `indices`; see scvi-tools."""
-        if REGISTRY_KEYS.X_KEY not in self.data_registry or not self._is_read_otherwise():
+        if not self._is_read_otherwise():
             return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
         dataset = StoredCells(self, data_and_attributes)
         return dataset if indices is None else Subset(dataset, np.arange(len(dataset))[indices])
 
     def _is_read_otherwise(self) -> bool:
         """Whether scvi-tools would give the counts slowly, in the order of a file, or column by column (CSC)."""
+        if REGISTRY_KEYS.X_KEY not in self.data_registry:  # a MuData has counts of several names
+            return self.adata.isbacked
         counts = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         return on_disk(counts) or _is_csc(counts) or self.adata.isbacked
 
@@ -49,12 +51,13 @@ class StoredCells(AnnTorchDataset):
         super().__init__(manager, getitem_tensors)
         others = {key: kind for key, kind in self.keys_and_dtypes.items() if key != REGISTRY_KEYS.X_KEY}
         self._others = AnnTorchDataset(manager, others)
-        self._counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        one = REGISTRY_KEYS.X_KEY in manager.data_registry
+        self._counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY) if one else None
         self._cells = self._held = None
 
     def hold(self, cells: np.ndarray) -> None:
         """Keep these cells in memory, if they are few."""
-        if not (on_disk(self._counts) or _is_csc(self._counts)):
+        if self._counts is None or not (on_disk(self._counts) or _is_csc(self._counts)):
             return
         cells = np.unique(cells)
         if len(cells) * self._counts.shape[1] <= _HELD_VALUES:
