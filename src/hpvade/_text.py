@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 
@@ -21,6 +21,15 @@ def whole_number(name: str, value, least: int = 1) -> None:
     """Refuse a value of the argument `name` that is no whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
+
+
+def name_map(argument: str, value) -> dict[str, str]:
+    """Names by names, as text; TypeError when `value` is no mapping, nothing when it is None."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{argument} is a {type(value).__name__}; expected a dict, {{'own name': 'other name'}}.")
+    return {str(name): str(target) for name, target in value.items()}
 
 
 def warn(message: str) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hpvade._cli._words import in_words
 
 OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type", "--unknown", "--map-genes"} | {
-    "--epochs", "--genes-in", "--on-bad-sample", "--hierarchy-levels", "--tree", "--shrink",
+    "--epochs", "--genes-in", "--mapping", "--on-bad-sample", "--hierarchy-levels", "--tree", "--shrink",
 }  # fmt: skip
 
 
@@ -29,6 +29,11 @@ OPTIONS = {"--labels-key", "--layer", "--bulk-layer", "--missing", "--input-type
             "hpvade.pp.transfer_labels(adata, hpvade.datasets.blood_anchor(), labels_key='k', types=['CD4 T', 'NK']).",
             '`hpvade transfer-labels --labels-key k --type "CD4 T" --type NK`.',
         ),
+        (
+            "Correct: hpvade.pp.transfer_labels(adata, types=['NK'], mapping={'1': 'CD4 T', '5': 'NK'}).",
+            'Correct: `hpvade transfer-labels --type NK --mapping M.json`, with {"1": "CD4 T", "5": "NK"} in M.json.',
+        ),
+        ("Say mapping={'own': 'NK'}; or", 'Say --mapping M.json, a file with {"own": "NK"}; or'),
         ("or leave these samples out: `bulk[bulk.obs['g'].notna()].copy()`.", "or leave these samples out."),
         ("max_epochs=5", "--epochs 5"),
         ("gene_factor='stored', and none is stored.", "gene_factor='stored', and none is stored."),

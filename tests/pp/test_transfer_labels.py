@@ -91,6 +91,8 @@ def test_other_names_are_mapped(labelled, anchor):
         ({"key_added": "truth"}, ValueError, r"adata.obs\['truth'\] exists and would be overwritten"),
         ({"min_probability": 50}, ValueError, "min_probability=50"),
         ({"method": "knn"}, ValueError, "method='knn'"),
+        ({"types": "CD4 T"}, TypeError, "types='CD4 T' is a text; expected a list"),
+        ({"mapping": ["B"]}, TypeError, "mapping is a list; expected a dict"),
     ],
 )
 def test_bad_arguments(labelled, anchor, arguments, error, message):
@@ -126,6 +128,34 @@ def test_nobody_reaches_the_bound(labelled, anchor):
             labelled, anchor, labels_key="cell_type", types=T, min_probability=1.0, copy=True
         )
     assert result.obs["transferred_labels"].isna().sum() == labelled.obs["cell_type"].isin(T).sum()
+
+
+def test_few_reach_the_bound(labelled, anchor):
+    """With many types the probabilities are cautious: the warning says how often they are right nevertheless."""
+    kwargs = {"labels_key": "cell_type", "types": T, "copy": True}
+    best = hp.pp.transfer_labels(labelled, anchor, **kwargs).obs["transferred_labels_probability"].dropna()
+    bound = float(best.quantile(0.8))
+    with pytest.warns(UserWarning, match=r"^80% of the 600 cells stay below .*8[0-9]% are called rightly"):
+        result = hp.pp.transfer_labels(labelled, anchor, min_probability=bound, **kwargs)
+    assert result.obs["transferred_labels"].isna().sum() == (best < bound).sum()
+
+
+def test_types_that_hide_under_another_name(labelled, anchor):
+    adata = labelled.copy()
+    adata.obs["own"] = adata.obs["cell_type"].replace({"CD8 T": "CTL"})
+    with pytest.warns(UserWarning, match="No own label is called CD8 T, and the anchor lacks CTL.*mapping="):
+        hp.pp.transfer_labels(adata, anchor, labels_key="own", types=T)
+
+
+def test_ensembl_ids_on_either_side(labelled, anchor):
+    ids = anchor.copy()
+    ids.var_names = [f"ENSG{i:011d}.3" for i in range(ids.n_vars)]
+    with pytest.raises(ValueError, match=r"The anchor has Ensembl ids: .*map_genes\(anchor, adata\)"):
+        hp.pp.transfer_labels(labelled, ids, labels_key="cell_type")
+    ids = labelled.copy()
+    ids.var_names = [f"ENSG{i:011d}.3" for i in range(ids.n_vars)]
+    with pytest.raises(ValueError, match=r"The data have Ensembl ids: .*map_genes\(adata, anchor\)"):
+        hp.pp.transfer_labels(ids, anchor, labels_key="cell_type")
 
 
 @pytest.mark.slow

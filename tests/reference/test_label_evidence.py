@@ -39,6 +39,16 @@ def test_rates_of_a_type_that_no_cell_is_called():
     assert row["z"] > 10
 
 
+def test_no_type_is_missing_whose_genes_another_one_has():
+    """CD3 in B cells says nothing of an absent "T" where there are CD4 T cells, which have it."""
+    table, classes = expressed({"a": {"A": 1, "B1": 0.3}, "b": {"B1": 1}, "c": {"C": 1}})
+    also = MARKERS | {"b or so": {"has": ["B1", "B2"], "lacks": ["A", "C"]}}
+    rates = evidence.marker_rates(table, classes, also).set_index(["type", "second"])
+    assert ("a", "b") in rates.index and ("a", "b or so") not in rates.index
+    table, classes = expressed({"a": {"A": 1, "B1": 0.3}, "c": {"C": 1}})
+    assert ("a", "b or so") in evidence.marker_rates(table, classes, also).set_index(["type", "second"]).index
+
+
 def test_genes_that_do_not_separate_say_nothing():
     table, classes = expressed({"a": {"A": 1}, "b": {"B1": 0.15}, "c": {"C": 1}})
     rates = evidence.marker_rates(table, classes, MARKERS).set_index(["type", "second"])

@@ -13,6 +13,8 @@ def check():
             "class": ["CD4 T", "CD4 T", "CD8 T", "B"],
             "n_cells": [600, 400, 250, 10],
             "doublets": [0.0, 0.05, 0.0, 0.2],
+            "flagged": [0.1, 0.0, 0.1, 0.0],
+            "predicted": [0.9, 0.9, 0.8, 0.1],
         },
         index=["Naive CD4 T", "Treg", "CD8 T", "B"],
     )
@@ -56,10 +58,29 @@ def test_one_sentence_per_finding(check):
     assert "5% of the cells labelled 'Treg' lie among simulated doublets" in doublets
 
 
+def test_the_remedy_is_flagged_cells_where_there_are_some(check):
+    (cells,) = _label_words.findings(check, "labels", "qc").query("second == 'Treg'")["text"]
+    assert "Leave them out (obs['qc_flagged'])" in cells
+    check.types.loc["CD8 T", "flagged"] = 0.0
+    (cells,) = _label_words.findings(check, "labels", "qc").query("second == 'Treg'")["text"]
+    assert (
+        "qc_flagged" not in cells
+        and "None of them is sure enough to be flagged: look at the highest obs['qc_score']" in cells
+    )
+
+
+def test_labels_that_the_others_do_not_predict(check):
+    words = "The other cells' labels predict 34% of the labels"
+    assert not any("labels predict" in text for text in _label_words.limits(check, None, {}, []))
+    check.types["predicted"] = [0.4, 0.2, 0.4, 1.0]  # 0.34 of the 1260 cells
+    assert any(text.startswith(words) for text in _label_words.limits(check, None, {}, []))
+
+
 def test_limits_say_what_was_not_looked_at(check):
     alone = _label_words.limits(check, None, {}, [])
     assert alone[0].startswith("Without markers and without an anchor")
     assert alone[1] == "Too few cells to say much of B."
+    assert "mapping={'own label': 'CD8 T'}" in _label_words.limits(check, None, {}, [], unread=True)[1]
     heard = {"list of markers": ["CD4 T", "CD8 T", "B"], "anchor": ["CD4 T"]}
     found = _label_words.limits(check, {}, heard, ["CD79A"])
     assert found[:2] == ["The anchor says nothing of CD8 T, B.", "Markers that the data lack: CD79A."]

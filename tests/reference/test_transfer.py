@@ -79,6 +79,8 @@ def test_tables_of_the_anchor():
     assert table["n_cells"].to_dict() == {"0.5-0.6": 2, "0.7-0.8": 1, "0.8-0.9": 1}
     assert table["correct"].to_dict() == {"0.5-0.6": 0.0, "0.7-0.8": 1.0, "0.8-0.9": 1.0}
     assert table.loc["0.5-0.6", "probability"] == pytest.approx(0.535)
+    assert _transfer.right_below(classifier, 0.54) == 0 and _transfer.right_below(classifier, 0.85) == 1 / 3
+    assert np.isnan(_transfer.right_below(classifier, 0.5))
     per_type = _transfer.accuracy(classifier, 0.54)
     assert per_type.loc["a"].tolist() == [2, 1.0, 0.5, 1.0]
     assert per_type.loc["b"].tolist() == [2, 0.5, 1.0, 0.5]

@@ -103,6 +103,7 @@ def test_labels_of_another_tissue_say_that_nothing_was_heard():
         ({"markers": {"B": ["CD79A"]}}, ValueError, r"markers\['B'\] is \['CD79A'\]; expected"),
         ({"markers": {"B": {"has": "CD79A"}}}, ValueError, "is a text; expected a list"),
         ({"mapping": {"X": "B"}}, ValueError, "mapping names X, not among"),
+        ({"mapping": ["B"]}, TypeError, "mapping is a list; expected a dict"),
     ],
 )
 def test_bad_arguments_change_nothing(halves, arguments, error, message):
@@ -132,6 +133,19 @@ def test_bad_anchors_and_other_names(halves):
     mapped = hp.tl.check_labels(clusters, "cluster", anchor=anchor, mapping=names, copy=True)
     plain = hp.tl.check_labels(clusters, "labels", anchor=anchor, copy=True)
     np.testing.assert_allclose(mapped.obs["label_check_score"], plain.obs["label_check_score"], atol=1e-6)
+
+
+def test_names_of_numpys_kind_read_as_others(halves):
+    """Labels made in a loop over an array are np.str_, whose repr is "np.str_('B')"."""
+    adata = halves[0].copy()
+    adata.obs["labels"] = pd.Series([np.str_(name) for name in adata.obs["labels"]], adata.obs_names, dtype=object)
+    wrong = np.flatnonzero(adata.obs["labels"] == "NK")[:20]
+    adata.obs.iloc[wrong, adata.obs.columns.get_loc("labels")] = np.str_("B")
+    hp.tl.check_labels(adata, "labels")
+    texts = list(adata.uns["label_check"]["findings"]["text"])
+    assert any("labelled 'B' look like 'NK'" in text for text in texts)
+    assert not any("np.str_" in text for text in texts)
+    assert all(type(name) is str for name in adata.uns["label_check"]["types"].index)
 
 
 def test_labels_that_are_all_wrong_are_not_called_right(halves):

@@ -25,6 +25,7 @@ _ELSEWHERE = re.compile(
 _COMMANDS = ("check_labels", "transfer_labels", "compare_groups", "diagnose", "evaluate", "solve")
 _CALL = re.compile(rf"`?\b(?:hp|hpvade)\.(?:tl|pp)\.({'|'.join(_COMMANDS)})\b(?:\(((?:[^()]|\([^()]*\))*)\))?`?")
 _REPEATED = {"types": "--type"}  # lists are options that may come again
+_MAPPING = re.compile(r"\bmapping=(\{[^{}]*\})")  # an option that reads a file
 _OBJECTS = {"adata": "REF", "bulk": "BULK", "bulk_adata": "BULK", "anchor": "ANCHOR"}
 _NAMES = {"var_names": "the genes of {}", "obs_names": "the rows of {}"}
 _OBJECT = re.compile(r"\b(adata|bulk_adata|bulk|anchor)\.(obs|var|X|raw|layers|obsm|varm|var_names|obs_names)\b")
@@ -46,6 +47,8 @@ def in_words(text: str, options: frozenset[str] | set[str]) -> str:
     if "--map-genes" in options:
         text = _MAP_GENES.sub("--map-genes", _ONLY_PYTHON.sub("", _ELSEWHERE.sub("", text)))
     text = _CALL.sub(_command, _SELECTION.sub("", text))
+    if "--mapping" in options:
+        text = _MAPPING.sub(lambda match: f"--mapping M.json, a file with {_json(match[1])}", text)
     text = _PAIR.sub(lambda match: _pair(match, options, text), text)
     text = _NAME.sub(lambda match: _option(match[0], options, text) or match[0], text)
     return "`".join(part if i % 2 else _OBJECT.sub(_object, part) for i, part in enumerate(text.split("`")))
@@ -57,7 +60,13 @@ def _command(match: re.Match) -> str:
         option = _REPEATED.get(pair["name"], "--" + pair["name"].replace("_", "-"))
         values = re.findall(r"'([^']*)'", pair["value"]) if pair["value"][0] == "[" else [pair["value"].strip("'\"")]
         words += [word for value in values for word in (option, value if " " not in value else f'"{value}"')]
-    return f"`{' '.join(words)}`"
+    mapping = _MAPPING.search(match[2] or "")
+    words += ["--mapping M.json"] if mapping else []
+    return f"`{' '.join(words)}`" + (f", with {_json(mapping[1])} in M.json" if mapping else "")
+
+
+def _json(text: str) -> str:
+    return text.replace("'", '"')
 
 
 def _object(match: re.Match) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys, check_key
-from .._text import listed, warn
+from .._text import listed, name_map, warn
 
 Method = Literal["logistic", "scanvi"]
 
@@ -79,11 +79,14 @@ def transfer_labels(
         share fewer than 100 expressed genes, or too few for the anchor to find its own cells; no own type is among
         `types`; names in `types` or `mapping` are unknown;
         an option is out of range. `adata` is then unchanged.
+    TypeError
+        `types` is a text; `mapping` is no dict.
 
     Warns
     -----
     UserWarning
-        Own types that the anchor lacks; no cell reaches the bound.
+        Own types that the anchor lacks, where they may be some of `types` under other names; most cells stay below
+        the bound.
 
     Notes
     -----
@@ -133,6 +136,13 @@ def transfer_labels(
             f"No cell reaches min_probability={min_probability}; the best has {probability.max():.2f}. None of the "
             f"{asked.sum()} cells gets a label."
         )
+    elif (below := (probability.max(axis=1) < min_probability).mean()) > 0.5:
+        right = _transfer.right_below(classifier, min_probability)
+        warn(
+            f"{below:.0%} of the {asked.sum()} cells stay below min_probability={min_probability:g} and get no label"
+            + (f"; of the anchor's own held-out cells below it {right:.0%} are called rightly. " if right > 0 else ". ")
+            + "Name only the types in doubt, between which it is surer, or take a lower min_probability."
+        )
     result = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
     labels = own.copy()
     best = probability.max(axis=1)
@@ -160,7 +170,8 @@ def _check_anchor(anchor, key: str, check_reference) -> None:
     try:
         check_reference(anchor, key)
     except (KeyError, TypeError, ValueError) as error:
-        text = str(error.args[0]).replace("adata.", "anchor.").replace("labels_key", "anchor_labels_key")
+        text = str(error.args[0]).replace("adata.", "anchor.").replace("(adata,", "(anchor,")
+        text = text.replace("labels_key", "anchor_labels_key")
         raise type(error)(f"The anchor cannot be used. {text}") from error
 
 
@@ -177,6 +188,8 @@ def _refuse_overwriting(adata: AnnData, key: str, labels_key: str | None) -> Non
 def _choose(own, theirs, labels_key, types, mapping) -> tuple[np.ndarray, list[str], list[str]]:
     """Which cells are asked, which types are the answers, and which own types the anchor lacks."""
     available = sorted(set(theirs))
+    if isinstance(types, str):
+        raise TypeError(f"types={types!r} is a text; expected a list of types, such as [{types!r}, ...].")
     chosen = available if types is None else [str(name) for name in dict.fromkeys(types)]
     if unknown := [name for name in chosen if name not in available]:
         raise ValueError(f"types names {listed(unknown)}, which the anchor lacks; it has {listed(available, 20)}.")
@@ -184,8 +197,7 @@ def _choose(own, theirs, labels_key, types, mapping) -> tuple[np.ndarray, list[s
         raise ValueError(f"types={chosen}; expected at least two types to choose from.")
     if labels_key is None:
         return np.ones(len(own), dtype=bool), chosen, []
-    names = sorted(set(own))
-    mapping = {str(name): str(target) for name, target in (mapping or {}).items()}
+    names, mapping = sorted(set(own)), name_map("mapping", mapping)
     if unknown := [name for name in mapping if name not in names]:
         raise ValueError(
             f"mapping names {listed(unknown)}, not among adata.obs[{labels_key!r}]; found {listed(names, 20)}."
@@ -205,6 +217,11 @@ def _choose(own, theirs, labels_key, types, mapping) -> tuple[np.ndarray, list[s
         warn(
             f"The anchor lacks {listed(lacking, 10)}: these cells keep their labels. If it has these types under other "
             "names, pass mapping={'own name': 'name in the anchor'}."
+        )
+    elif lacking and (unnamed := sorted(set(chosen) - set(target.values()))):
+        warn(
+            f"No own label is called {listed(unnamed)}, and the anchor lacks {listed(lacking, 10)}: these cells keep "
+            "their labels. If they are the same under other names, pass mapping={'own name': 'name in the anchor'}."
         )
     return asked, chosen, lacking
 

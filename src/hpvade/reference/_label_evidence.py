@@ -131,7 +131,8 @@ def marker_rates(
 
     Returns
     -------
-    One row per ordered pair of classes, `second` also one that no cell is called: its `genes`; the share of cells that
+    One row per ordered pair of classes, `second` also one that no cell is called and whose genes
+    no other class has: its `genes`; the share of cells that
     express one of them in the class (`rate`), in `second` (`full`, NaN if no cell is called so), and in classes that
     lack them all (`background`, from the types in `yardstick`: ambient RNA and doublets); `excess`, the share of cells
     of `second` that would explain the rate; `z`, how many standard errors the rate is above the background.
@@ -144,7 +145,8 @@ def marker_rates(
     for name, second in ((a, b) for a in names for b in markers if a != b):
         genes = [gene for gene in sets[second]["has"] if gene in sets[name]["lacks"]]
         yardstick = [n for n in names if n not in (name, second) and genes and set(genes) <= set(sets[n]["lacks"])]
-        if not yardstick:
+        known = second in names or not any(set(genes) <= set(sets[n]["has"]) for n in names if n != name)
+        if not yardstick or not known:  # CD3 does not tell that "T" is missing where there are CD4 T cells
             continue
         hit = expressed[genes].any(axis=1).to_numpy()
         rate, background = hit[cells[name]].mean(), float(np.median([hit[cells[n]].mean() for n in yardstick]))

@@ -27,10 +27,14 @@ def findings(check: LabelCheck, labels_key: str, key_added: str) -> pd.DataFrame
     for row in doubtful(check.pairs).itertuples():
         if (row.type, row.second) in told:
             continue
+        remedy = (
+            f"Leave them out (obs[{key_added + '_flagged'!r}]) or take obs[{key_added + '_suggestion'!r}] as labels."
+            if check.types.loc[row.type, "flagged"] > 0
+            else f"None of them is sure enough to be flagged: look at the highest obs[{key_added + '_score'!r}]."
+        )
         text = (
             f"{row.cells:.0%} of the cells labelled {row.type!r} look like {row.second!r}; {row.second!r} will be read "
-            f"at about {row.read:.0%} of its share. Leave them out (obs[{key_added + '_flagged'!r}]) or take "
-            f"obs[{key_added + '_suggestion'!r}] as labels."
+            f"at about {row.read:.0%} of its share. {remedy}"
         )
         rows.append({"type": row.type, "second": row.second, "share": row.cells, "text": text})
     n_doublets = check.types["doublets"] * check.types["n_cells"]
@@ -69,14 +73,21 @@ def _by_markers(row, names_of: dict, sizes: pd.Series, labels_key: str) -> str:
     return f"{text}: {consequence}. {remedy}."
 
 
-def limits(check: LabelCheck, markers: dict | None, heard: dict[str, list[str]], absent: list[str]) -> list[str]:
-    """What could not be looked at, one sentence each."""
+def limits(
+    check: LabelCheck, markers: dict | None, heard: dict[str, list[str]], absent: list[str], *, unread: bool = False
+) -> list[str]:
+    """What could not be looked at, one sentence each; `unread` when markers were asked for and no label has any."""
     found, classes = [], check.types["class"]
     unknown = {what: [n for n, kind in classes.items() if kind not in known] for what, known in heard.items()}
     if not heard:
         found.append(
             "Without markers and without an anchor, the labels were compared with each other only: a type whose cells "
             "all carry the label of another one, as a cluster that swallows its neighbour, cannot be found."
+        )
+    if unread:
+        found.append(
+            "No label reads like a type of blood, so that no markers were used. Where one is, say which with "
+            "mapping={'own label': 'CD8 T'}; for another tissue, pass its markers."
         )
     for what, names in unknown.items():
         if names:
@@ -87,6 +98,12 @@ def limits(check: LabelCheck, markers: dict | None, heard: dict[str, list[str]],
         found.append(
             f"{share:.0%} of the cells are flagged: labels, mapping or anchor do not belong to these cells, and the "
             "suggestions say little."
+        )
+    predicted = np.average(check.types["predicted"], weights=check.types["n_cells"])
+    if predicted < 0.5:
+        found.append(
+            f"The other cells' labels predict {predicted:.0%} of the labels: they do not belong to these cells, or are "
+            "finer than the counts can tell. Which cells are wrong cannot be said then."
         )
     agreement = check.types["anchor"].dropna() if "anchor" in check.types else []
     if len(agreement):

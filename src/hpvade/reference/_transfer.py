@@ -105,8 +105,10 @@ def _advice(genes: pd.Index, anchor_genes: pd.Index) -> str:
             "The names differ in upper and lower case only, as human and mouse symbols do: take an anchor of the same "
             "species."
         )
-    if genes.str.match(r"ENS[A-Z]*G\d{6}").mean() > 0.5 > anchor_genes.str.match(r"ENS[A-Z]*G\d{6}").mean():
-        return "The data have Ensembl ids: set adata.var_names to gene symbols."
+    ids = [names.str.match(r"ENS[A-Z]*G\d{6}").mean() > 0.5 for names in (genes, anchor_genes)]
+    if ids[0] != ids[1]:
+        which, call = ("data have", "adata, anchor") if ids[0] else ("anchor has", "anchor, adata")
+        return f"The {which} Ensembl ids: translate them with `hp.pp.map_genes({call})`."
     return "Use data with more genes, or an anchor of the same species with the same kind of gene names."
 
 
@@ -163,6 +165,13 @@ def calibration(classifier: Classifier) -> pd.DataFrame:
     )
     table.index = [f"{max(bin.left, 0):g}-{bin.right:g}" for bin in table.index]
     return table
+
+
+def right_below(classifier: Classifier, bound: float) -> float:
+    """Share of the held-out anchor cells below a bound of probability that are called rightly; NaN without any."""
+    below = classifier.held_out.max(axis=1) < bound
+    right = classifier.held_out.argmax(axis=1) == classifier.truth
+    return float(right[below].mean()) if below.any() else np.nan
 
 
 def accuracy(classifier: Classifier, min_probability: float) -> pd.DataFrame:

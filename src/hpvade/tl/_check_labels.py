@@ -5,7 +5,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import Keys, check_key
-from .._text import listed
+from .._text import listed, name_map
 
 
 def check_labels(
@@ -77,6 +77,8 @@ def check_labels(
     ValueError
         As :meth:`hpvade.HPVADE.setup_anndata` for either side; `markers` or `mapping` name labels that are not there;
         the anchor shares too few genes. `adata` is then unchanged.
+    TypeError
+        `mapping` is no dict.
 
     Notes
     -----
@@ -98,14 +100,15 @@ def check_labels(
 
     check_key(key_added)
     check_reference(adata, labels_key, layer=layer)
-    labels = adata.obs[labels_key].astype(str).to_numpy()
+    labels = adata.obs[labels_key].astype(str).map(str).to_numpy()  # names of NumPy's own kind, too
     known, classes = _read_markers(markers, sorted(set(labels)), mapping, labels_key)
     theirs = None
     if anchor is not None:
         try:
             check_reference(anchor, anchor_labels_key)
         except (KeyError, TypeError, ValueError) as error:
-            text = str(error.args[0]).replace("adata.", "anchor.").replace("labels_key", "anchor_labels_key")
+            text = str(error.args[0]).replace("adata.", "anchor.").replace("(adata,", "(anchor,")
+            text = text.replace("labels_key", "anchor_labels_key")
             raise type(error)(f"The anchor cannot be used. {text}") from error
         theirs = anchor.obs[anchor_labels_key].astype(str).to_numpy()
         # labels and anchor meet in names: as they are, and where they differ as types of blood
@@ -125,6 +128,7 @@ def check_labels(
     heard |= {} if theirs is None else {"anchor": list(theirs[2])}
     named = [gene for name, sets in (known or {}).items() if name in classes.values() for gene in sets.get("has", [])]
     absent = [gene for gene in dict.fromkeys(named) if gene not in adata.var_names]
+    unread = known is None and markers is not None
     names = check.types.index.to_numpy()
     result = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
     result.obs[Keys.of_label(key_added, "score")] = check.score
@@ -134,7 +138,7 @@ def check_labels(
     result.uns[key_added] = {
         "labels_key": labels_key,
         "findings": _label_words.findings(check, labels_key, key_added),
-        "limits": np.array(_label_words.limits(check, known, heard, absent), dtype=str),
+        "limits": np.array(_label_words.limits(check, known, heard, absent, unread=unread), dtype=str),
         "types": check.types,
         "pairs": check.pairs,
         "markers": check.markers,
@@ -152,7 +156,7 @@ def _read_markers(markers, names: list[str], mapping, labels_key: str) -> tuple[
     """The markers by class, and the class of each label."""
     from ..reference._blood_markers import MARKERS
 
-    mapping = {str(name): str(target) for name, target in (mapping or {}).items()}
+    mapping = name_map("mapping", mapping)
     if unknown := [name for name in mapping if name not in names]:
         raise ValueError(
             f"mapping names {listed(unknown)}, not among adata.obs[{labels_key!r}]; found {listed(names, 20)}."
