@@ -42,3 +42,19 @@ def test_bad_columns_are_named(adata):
         hp.pp.summarize(adata, "cell_type", sample_key="person")
     with pytest.raises(KeyError, match="study_key='paper' is not a column"):
         hp.pp.summarize(adata, "cell_type", study_key="paper")
+    for arguments in (
+        {"sample_key": "cell_type"},
+        {"key_added": "cell_type"},
+        {"sample_key": "study", "study_key": "study"},
+    ):
+        with pytest.raises(ValueError, match="expected another column for each argument"):
+            hp.pp.summarize(adata, "cell_type", **arguments)
+    with pytest.raises(ValueError, match="without slashes"):
+        hp.pp.summarize(adata, "cell_type", key_added="a/b")
+
+
+def test_rows_whose_names_hold_the_bar_are_told_apart(adata):
+    adata = adata[:40].copy()
+    adata.obs["cell_type"], adata.obs["donor"] = ["8|9", "9"] * 20, ["a", "a|8"] * 20
+    sums = hp.pp.summarize(adata, "cell_type", sample_key="donor")
+    assert sums.obs_names.is_unique and sums.obs["n_cells"].tolist() == [20, 20]

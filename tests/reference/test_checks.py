@@ -265,6 +265,13 @@ def test_negative_nan_infinite(kind, value, words):
     refuse(reference(MATRICES[kind](X)), ValueError, rf"adata\.X holds {words} {where}")
     layered = reference(counts=MATRICES[kind](X))
     refuse(layered, ValueError, rf"adata\.layers\['counts'\] holds {words} {where}", layer="counts")
+    if words == "NaN":
+        refuse(
+            layered,
+            ValueError,
+            r"an outer join leaves is avoided by anndata\.concat\(\.\.\., fill_value=0\)",
+            layer="counts",
+        )
 
 
 def test_only_zeros():

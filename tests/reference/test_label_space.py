@@ -53,6 +53,8 @@ def test_neighbours_of_apart_and_of_mixed_labels():
     mixed = space.neighbour_share(rng.normal(size=(4000, 2)), rng.integers(0, 2, 4000))
     assert mixed.mean() == pytest.approx(0.5, abs=0.02)
     assert (space.neighbour_share(np.zeros((40, 2)), np.zeros(40, dtype=int)) == 1).all()  # duplicates
+    # of few cells the neighbours are all others
+    np.testing.assert_allclose(space.neighbour_share(apart[:5], np.array([0, 0, 0, 1, 1])), [0.5] * 3 + [0.25] * 2)
 
 
 def test_planted_doublets_are_found():

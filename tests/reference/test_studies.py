@@ -1,9 +1,11 @@
 """Several studies: one scale, masked genes, types from other studies."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from hpvade.reference._studies import combine_studies
+from hpvade.reference._studies import combine_studies, warn_of_few_genes
 from hpvade.simulate import cells_as_chunks
 
 N_GENES, N_TYPES = 60, 4
@@ -106,3 +108,18 @@ def test_a_study_whose_genes_tell_no_types_apart_is_refused(profiles):
                 studies_of([whole, few])
         else:
             assert studies_of([whole, few]).measured.sum(axis=1).tolist() == [2000, 200]
+
+
+def test_a_study_of_few_genes_is_named():
+    """Half of the marker genes are enough, a twentieth is not."""
+    rng = np.random.default_rng(0)
+    profiles = np.repeat(rng.lognormal(0, 1, (2000, 1)), N_TYPES, axis=1)
+    profiles[:400] *= rng.lognormal(0, 1.5, (400, N_TYPES))
+    for n, named in ((200, False), (20, True)):
+        whole, few = cells_of(profiles, range(N_TYPES), 50), cells_of(profiles, range(N_TYPES), 50, seed=1)
+        few[0][:, n:400] = 0
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            warn_of_few_genes(studies_of([whole, few]), ["study 0", "study 1"])
+        words = f"Study 'study 1' measures {1600 + n} of 2000 genes"
+        assert [str(one.message).split(":")[0] for one in found] == [words] * named

@@ -156,10 +156,11 @@ def refuse_bad_values(block, rows: slice, name: str, obs_names, var_names, *, ne
         row, column = np.unravel_index(np.argmax(bad), block.shape)
     value = block[row, column]
     kind = "NaN" if np.isnan(value) else "an infinite value" if np.isinf(value) else f"a negative value ({value:g})"
+    joined = " NaN that an outer join leaves is avoided by anndata.concat(..., fill_value=0)." * bool(np.isnan(value))
     raise ValueError(
         f"{name} holds {kind} at obs {str(obs_names[rows.start + row])!r}, var {str(var_names[column])!r}; "
         f"expected finite values{'' if negative else ' >= 0'}. Pass the layer that holds unscaled values, "
-        "or correct or remove that entry."
+        f"or correct or remove that entry.{joined}"
     )
 
 

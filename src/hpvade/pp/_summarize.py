@@ -1,5 +1,7 @@
 from anndata import AnnData
 
+from .._keys import check_key
+
 
 def summarize(
     adata: AnnData,
@@ -36,7 +38,7 @@ def summarize(
     Raises
     ------
     KeyError, ValueError
-        As `HPVADE.setup_anndata` for `adata`.
+        As `HPVADE.setup_anndata` for `adata`; two arguments name one column.
 
     Examples
     --------
@@ -52,8 +54,11 @@ def summarize(
     from ..io._rows import in_memory, iter_rows, pick_matrix
     from ..reference._checks import check_reference
 
-    check_reference(adata, labels_key, layer=layer, sample_key=sample_key, study_key=study_key)
+    check_key(key_added)
     columns = [key for key in (study_key, sample_key, labels_key) if key is not None]
+    if len({*columns, key_added}) <= len(columns):
+        raise ValueError(f"{', '.join(map(repr, [*columns, key_added]))}: expected another column for each argument.")
+    check_reference(adata, labels_key, layer=layer, sample_key=sample_key, study_key=study_key)
     groups = in_memory(adata.obs)[columns].astype(str).groupby(columns, sort=True)
     code, table = groups.ngroup().to_numpy(), groups.size().rename(key_added).reset_index()
     sums = np.zeros((len(table), adata.n_vars))
@@ -64,4 +69,6 @@ def summarize(
         sums[touched] += (member[touched] @ block).toarray()
     table.index = pd.Index(table[columns].agg("|".join, axis=1))
     table[columns] = table[columns].astype("category")
+    if not table.index.is_unique:  # a name holds the bar itself
+        table.index = table.index + "|" + pd.Index(map(str, range(len(table))))
     return AnnData(sparse.csr_matrix(sums.astype(np.float32)), obs=table, var=in_memory(adata.var).copy())

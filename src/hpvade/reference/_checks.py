@@ -11,6 +11,7 @@ from anndata import AnnData
 from .._text import check_adata, warn
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
+from ._sums import check_n_cells, warn_of_other_values, warn_of_sums
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
 _MANY = 1000  # values above zero; in so many counts some are above 1, in any protocol
@@ -60,7 +61,7 @@ def check_reference(
     -----
     UserWarning
         The words of one type name are part of those of another, as in "T cells" and "CD4 T cells"; values that are
-        not integers but too large for a log scale.
+        not integers but too large for a log scale; rows that are sums of cells, taken as cells; sums of other values.
 
     Examples
     --------
@@ -74,10 +75,14 @@ def check_reference(
     n_cells = None
     if n_cells_key is not None:
         check_column(obs, "n_cells_key", n_cells_key, numbers=True)
-        n_cells = _check_n_cells(obs[n_cells_key], n_cells_key)
+        n_cells = check_n_cells(obs[n_cells_key], n_cells_key)
     _check_types(obs[labels_key], labels_key, n_cells)
     columns = {"batch_key": batch_key, "sample_key": sample_key, "study_key": study_key}
-    _check_cells(adata, obs, layer, columns)
+    _check_cells(adata, obs, layer, columns, sums=n_cells is not None)
+    if n_cells is None:
+        warn_of_sums(obs)
+    else:
+        warn_of_other_values(*pick_matrix(adata, layer, "adata"), n_cells)
     if study_key is not None:
         _check_studies(obs[study_key], obs[labels_key], study_key)
 
@@ -123,14 +128,20 @@ def check_cells(
 
 
 def _check_cells(
-    adata: AnnData, obs: pd.DataFrame, layer: str | None, columns: dict[str, str | None], *, refuse_logged: bool = True
+    adata: AnnData,
+    obs: pd.DataFrame,
+    layer: str | None,
+    columns: dict[str, str | None],
+    *,
+    refuse_logged: bool = True,
+    sums: bool = False,
 ) -> None:
     for argument, key in columns.items():
         if key is not None:
             check_column(obs, argument, key)
     refuse_duplicates(adata.var_names, "adata")
     X, name = pick_matrix(adata, layer, "adata")
-    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=refuse_logged)
+    check_counts(X, name, adata.obs_names, adata.var_names, refuse_logged=refuse_logged, whole=not sums)
 
 
 def _check_own(adata: AnnData) -> None:
@@ -189,24 +200,6 @@ def check_column(obs: pd.DataFrame, argument: str, key: str, *, numbers: bool = 
         )
 
 
-def _check_n_cells(values: pd.Series, key: str) -> np.ndarray:
-    """Numbers of cells in each row (rows,); ValueError that names the first that is none."""
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
-    bad = ~(np.isfinite(numbers) & (numbers >= 1) & is_integer(numbers))
-    if bad.any():
-        raise ValueError(
-            f"adata.obs[{key!r}] is {values.iloc[int(bad.argmax())]!r} for row {str(values.index[bad.argmax()])!r} "
-            f"({bad.sum()} such rows); expected the number of cells that each row sums up, a whole number above 0."
-        )
-    if (numbers == 1).mean() > 0.5:
-        raise ValueError(
-            f"adata.obs[{key!r}] is 1 for {(numbers == 1).sum()} of {len(numbers)} rows, which are single cells then; "
-            "expected sums. Leave n_cells_key out for cells, and sum up cells that stand among sums with "
-            "`hpvade.pp.summarize`."
-        )
-    return numbers
-
-
 def _check_studies(studies: pd.Series, labels: pd.Series, key: str) -> None:
     """Every study has two types or more."""
     n_types = labels.astype(str).groupby(studies.astype(str)).nunique()
@@ -260,9 +253,16 @@ def _words(name: str) -> frozenset[str]:
 
 
 def check_counts(
-    X, name: str, obs_names: pd.Index, var_names: pd.Index, *, refuse_logged: bool = True, allow_empty: bool = False
+    X,
+    name: str,
+    obs_names: pd.Index,
+    var_names: pd.Index,
+    *,
+    refuse_logged: bool = True,
+    allow_empty: bool = False,
+    whole: bool = True,
 ) -> np.ndarray:
-    """Raise ValueError unless `X` holds counts, warn when they are not integers; True where a cell has none.
+    """Raise ValueError unless `X` holds counts, warn when they are not integers if `whole`; True where a cell has none.
 
     Cells without counts are refused unless `allow_empty`, logged values unless `refuse_logged` is False.
     """
@@ -287,12 +287,12 @@ def check_counts(
         )
     if n_broken and refuse_logged:
         refuse_small(largest, name)
-    if n_broken:
+    if n_broken and whole:
         warn(
             f"{name} holds values that are not integers ({n_broken / n_values:.1%} of those above zero); the model is "
             "meant for raw counts. Pass the layer that holds them, if there is one."
         )
-    elif largest == 1 and n_values > _MANY:
+    elif whole and largest == 1 and n_values > _MANY:
         warn(f"{name} holds no count above 1: it says whether a gene was seen. Pass the layer with the counts.")
     return empty
 

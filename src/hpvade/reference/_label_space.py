@@ -80,11 +80,8 @@ def neighbour_share(points: np.ndarray, codes: np.ndarray) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
     k = min(_NEIGHBOURS, len(points) - 1)
-    index = NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(return_distance=False)
-    # duplicates of a cell may come before itself, so that the cell is removed by name and not by place
-    own = index == np.arange(len(points))[:, None]
-    same = (codes[index] == codes[:, None]) & ~own
-    return same.sum(axis=1) / (~own).sum(axis=1)
+    index = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(return_distance=False)  # without the cell itself
+    return (codes[index] == codes[:, None]).mean(axis=1)
 
 
 def doublet_score(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._text import listed
+from .._text import listed, warn
 from ..simulate import ChunkSums
-from ._measured import LOST, lost_pairs
+from ._measured import LOST, SUFFERS, lost_pairs
 from ._signature import Signature, reference_signature
 
 _FLOOR = 5e-5  # share of a type's RNA below which a gene says little, as in the regression
@@ -119,6 +119,20 @@ def _check_genes(combined: np.ndarray, measured: np.ndarray, names: list[str]) -
                 f"told apart by {np.median(left):.1f} genes' worth of information where all genes have "
                 f"{np.median(full):.0f}; at least {LOST:.0f} are needed for most pairs. Leave the study out, or read "
                 "its other genes."
+            )
+
+
+def warn_of_few_genes(studies: Studies, names: list[str]) -> None:
+    """Warn of studies whose genes hardly tell some types apart, and which have an equal say in the mean."""
+    share = studies.combined.mean_counts / studies.combined.mean_counts.sum(axis=0)
+    for name, genes in zip(names, studies.measured, strict=True):
+        _, left, full = lost_pairs(share, np.ones(len(share), dtype=bool), genes)
+        if n_suffer := int(((left < full / 2) & (left < SUFFERS)).sum()):
+            warn(
+                f"Study {name!r} measures {genes.sum()} of {len(genes)} genes: {n_suffer} of {len(left)} pairs of "
+                f"types are told apart by less than {SUFFERS:.0f} genes' worth of information in it (median "
+                f"{np.median(left):.0f}; {np.median(full):.0f} with all genes), and its answer counts as much as any "
+                "other. Leave it out unless it alone has some type."
             )
 
 

@@ -3,6 +3,7 @@
 Longer than other files for the docstrings of the public methods; the work is in the modules it calls.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Literal
@@ -213,7 +214,10 @@ class HPVADE(
                 fields.append(CategoricalObsField(STUDY, study_key))
             if n_cells_key is not None:
                 fields.append(NumericalObsField(N_CELLS, n_cells_key))
-            cls._register(adata, fields, setup_method_args, **kwargs)
+            with warnings.catch_warnings():
+                if n_cells_key is not None:  # of rows, of which a type may have one
+                    warnings.filterwarnings("ignore", message=r"Category \S+ in .* has fewer than 3 cells")
+                cls._register(adata, fields, setup_method_args, **kwargs)
 
     @property
     def cell_types(self) -> list[str]:
@@ -473,6 +477,11 @@ class HPVADE(
     def _require_networks(self, what: str) -> None:
         """Raise RuntimeError when training had no step."""
         self._require_trained(what)
+        if not self.module.network_trained and N_CELLS in self.registry["field_registries"]:
+            raise RuntimeError(
+                f"{what} needs the networks, which learn from single cells; the rows of this reference are sums of "
+                "cells (n_cells_key)."
+            )
         if not self.module.network_trained:
             raise RuntimeError(
                 f"{what} needs the networks, which train(max_epochs=0) left as they were. Call `model.train()` first."

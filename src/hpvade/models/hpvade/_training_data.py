@@ -12,7 +12,7 @@ from ..._text import listed
 from ...reference._folds import N_CODES, NEVER, Fold, assign_folds, folds
 from ...reference._mixtures import BulkSimulation, BulkStream
 from ...reference._signature import Signature, gene_scores, reference_signature, sum_chunks
-from ...reference._studies import Studies, combine_studies
+from ...reference._studies import Studies, combine_studies, warn_of_few_genes
 from ...simulate import ChunkSums
 from ...train._splitter import MIN_DONORS
 
@@ -132,7 +132,11 @@ class TrainingData:
     @cached_property
     def whole(self) -> tuple[Signature, Studies | None]:
         """Donor-averaged signature of the training and validation cells, and of each study where there are several."""
-        return self._describe(self.chunks)
+        signature, studies = self._describe(self.chunks)
+        if studies is not None:
+            present = np.unique(self.study_of_donor[self.chunks.donors])
+            warn_of_few_genes(studies, [self.study_names[s] for s in present])
+        return signature, studies
 
     def _describe(self, chunks: ChunkSums) -> tuple[Signature, Studies | None]:
         if self.study_of_donor is None:
