@@ -86,6 +86,17 @@ def test_limits_say_what_was_not_looked_at(check):
     assert found[:2] == ["The anchor says nothing of CD8 T, B.", "Markers that the data lack: CD79A."]
 
 
+def test_a_type_that_the_anchor_calls_otherwise(check):
+    check.types["anchor"] = [0.9, 0.8, 0.4, 0.0]  # of B there are too few cells to say so
+    texts = [text for text in _label_words.limits(check, None, {}, []) if "anchor calls" in text]
+    assert len(texts) == 1 and texts[0].startswith(
+        "The anchor calls 40% of the cells labelled 'CD8 T' so: the label or"
+    )
+    check.types["anchor"] = [0.1, 0.1, 0.4, 0.0]  # then all of them do not belong
+    texts = _label_words.limits(check, None, {}, [])
+    assert not any("anchor calls" in text for text in texts) and any("anchor agrees with 16%" in text for text in texts)
+
+
 def test_everything_flagged(check):
     check.flagged[:3] = True
     assert _label_words.limits(check, None, {}, [])[1].startswith("75% of the cells are flagged")

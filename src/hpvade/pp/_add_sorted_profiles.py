@@ -7,6 +7,7 @@ from .._keys import Keys
 from .._text import listed
 
 _MIN_GENES = 500
+_REMEDY = "Name the profiles as the types are called, or pass mapping={'profile': 'type'}."
 
 
 def add_sorted_profiles(
@@ -92,7 +93,7 @@ def add_sorted_profiles(
         raise ValueError(f"sums has {listed(there)} already; expected types that it lacks.")
     table = _read_profiles(profiles, mapping, {*labels, *types})
     if absent := [name for name in types if name not in table.columns]:
-        raise KeyError(f"no profile is named {listed(absent)}; found {listed(table.columns, 40)}. Use mapping.")
+        raise KeyError(f"no profile is named {listed(absent)}; found {listed(table.columns, 40)}. {_REMEDY}")
     genes = sums.var_names[sums.var_names.isin(table.index)]
     if len(genes) < _MIN_GENES:
         raise ValueError(
@@ -111,7 +112,7 @@ def add_sorted_profiles(
         names = [name for name in np.unique(labels[of]) if name in table.columns]
         if not names:
             where = f"study {study!r} and the profiles" if study_key else "sums and the profiles"
-            raise ValueError(f"{where} have no type in common; found {listed(table.columns, 40)}. Use mapping.")
+            raise ValueError(f"{where} have no type in common; found {listed(table.columns, 40)}. {_REMEDY}")
         of_type = {name: of & (labels == name) for name in np.unique(labels[of])}
         cells = np.stack([counts[of_type[name]][:, measured].sum(axis=0) for name in names], axis=1)
         moved = to_scale_of_cells(cells, table.loc[measured, names].to_numpy(), table.loc[measured, types].to_numpy())

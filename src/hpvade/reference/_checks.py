@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Hashable
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._text import check_adata, warn
+from .._text import check_adata, listed, warn
 from ..io._gene_names import refuse_duplicates
 from ..io._rows import in_memory, is_integer, iter_rows, pick_matrix, refuse_bad_values
+from ._blood_markers import blood_type
 from ._sums import check_n_cells, warn_of_other_values, warn_of_sums
 
 _MISSING_TEXT = {"", "nan", "<na>"}  # what missing values turn into when written as text; "none" can be a treatment
@@ -207,6 +208,17 @@ def _check_studies(studies: pd.Series, labels: pd.Series, key: str) -> None:
         raise ValueError(
             f"adata.obs[{key!r}]: study {single.index[0]!r} has one type only; expected two or more, or nothing says "
             "how it sees genes. Leave it out, or merge it with another study of its protocol."
+        )
+    found = pd.crosstab(labels.astype(str).to_numpy(), studies.astype(str).to_numpy()) > 0
+    twice = [
+        f"{a!r} and {b!r}"
+        for a, b in combinations(map(str, found.index), 2)
+        if blood_type(a) is not None and blood_type(a) == blood_type(b) and not (found.loc[a] & found.loc[b]).any()
+    ]
+    if twice:
+        warn(
+            f"Types that no study has together read like one type under two names: {listed(twice)}. If they are, give "
+            "them one name; else no study says how the two differ."
         )
 
 

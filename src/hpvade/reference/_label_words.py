@@ -7,6 +7,7 @@ from .._text import listed
 from ._labels import MIN_CELLS, MIN_DOUBLET, MIN_SHARE, LabelCheck, contradictions, doubtful
 
 _T_AND_NK = {"CD4 T", "CD8 T", "NK"}
+_FEW_CELLS = 20
 
 
 def findings(check: LabelCheck, labels_key: str, key_added: str) -> pd.DataFrame:
@@ -113,6 +114,13 @@ def limits(
                 f"The anchor agrees with {share:.0%} of the labels that it knows: labels, mapping or anchor do not "
                 "belong to these cells. Correct that first; which cells are wrong cannot be said."
             )
-    if len(small := check.types.index[check.types["n_cells"] < 20]):
+        else:
+            few = agreement[(agreement < 0.5) & (check.types.loc[agreement.index, "n_cells"] >= _FEW_CELLS)]
+            found += [
+                f"The anchor calls {share:.0%} of the cells labelled {name!r} so: the label or the anchor is wrong "
+                "about the others. What they would be is in `changes` of hpvade.pp.transfer_labels."
+                for name, share in few.items()
+            ]
+    if len(small := check.types.index[check.types["n_cells"] < _FEW_CELLS]):
         found.append(f"Too few cells to say much of {listed(small, 10)}.")
     return found

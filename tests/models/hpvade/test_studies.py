@@ -269,6 +269,22 @@ def test_cells_among_sums_are_refused(planted):
         hp.HPVADE.setup_anndata(ad.concat([sums, reference]), "cell_type", n_cells_key="n_cells")
 
 
+def test_one_type_under_two_names_is_told(planted):
+    reference, _ = planted()
+    reference.obs["study"] = np.where(reference.obs["donor"] == reference.obs["donor"].iloc[0], "one", "other")
+    here = reference.obs["study"] == "one"
+    names = {"type_0": "CD4 T", "type_1": "pDC", "type_2": "mDC"}  # pDC and mDC are together in both
+    labels = reference.obs["cell_type"].astype(str).replace(names)
+    reference.obs["own"] = labels.mask(labels == "type_3", np.where(here, "Mono", "Monocytes"))
+    with pytest.warns(UserWarning, match="under two names: 'Mono' and 'Monocytes'. If they are") as found:
+        hp.HPVADE.setup_anndata(reference, "own", study_key="study")
+    assert not any("DC" in str(one.message) for one in found)
+    reference.obs["own"] = reference.obs["own"].replace({"Monocytes": "Mono"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hp.HPVADE.setup_anndata(reference, "own", study_key="study")
+
+
 def test_a_study_of_one_type_is_refused(planted):
     reference, _ = planted()
     reference.obs["study"] = np.where(reference.obs["cell_type"] == "type_0", "sorted", "mixed")
