@@ -105,6 +105,7 @@ def test_genes_are_those_of_both_and_the_result_can_be_written(tmp_path):
         ({"types": ["type_9"]}, KeyError, "no profile is named type_9"),
         ({"mapping": {"no such": "type_4"}}, KeyError, "are no profiles"),
         ({"rna_content": None}, ValueError, "no RNA content of type_4"),
+        ({"rna_content": "epic"}, TypeError, "rna_content=.epic.; expected a dict"),
         ({"profiles": lambda x: np.log1p(x)}, ValueError, "look logged"),
         ({"profiles": lambda x: -x}, ValueError, "finite values >= 0"),
         ({"profiles": lambda x: x[["type_4"]]}, ValueError, "no type in common"),

@@ -61,6 +61,8 @@ def add_sorted_profiles(
     ValueError
         `sums` has a type already or holds single cells; no type in common; fewer than 500 genes in common; values that
         are negative, not finite or on a log scale; no RNA content for a type.
+    TypeError
+        `rna_content` is no dict.
 
     Examples
     --------

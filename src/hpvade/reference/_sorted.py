@@ -89,6 +89,8 @@ def rna_contents(
     if given is None:
         tables = [published_sizes(source, [*types, *new]) for source in PUBLISHED]
     else:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"rna_content={given!r}; expected a dict, such as {{{new[0]!r}: 0.3, {types[0]!r}: 1.4}}.")
         if not all(np.isfinite(size) and size > 0 for size in given.values()):
             raise ValueError(f"rna_content={dict(given)}; expected sizes above 0.")
         tables = [np.array([given.get(name, np.nan) for name in [*types, *new]], dtype=float)]
