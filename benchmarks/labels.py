@@ -21,6 +21,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scvi
 from _cohorts import read_reference
 from sklearn.metrics import roc_auc_score
 
@@ -277,7 +278,7 @@ def ceiling(folder: Path, n_seeds: int, only: str, share: float) -> None:
             print(f"| {name} | {source} as {target} | {cells} |", flush=True)
 
 
-def cohorts(folder: Path, only: str) -> None:
+def cohorts(folder: Path, only: str, scanvi: int = 0) -> None:
     config = json.loads((folder / "cohorts.json").read_text())
     print("| reference | labels | cells | cohort | r | RMSE | x as published | NNLS | constant |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -286,13 +287,14 @@ def cohorts(folder: Path, only: str) -> None:
             continue
         published = reference(folder, name)
         variants = {"as published": published}
-        for label, batch_key in (("transferred", None), ("transferred, by batch", "donor")):
-            if batch_key and published.obs["donor"].nunique() < 2:
+        ways = {"transferred": {}, "transferred, by batch": {"batch_key": "donor"}}
+        ways |= {f"by scANVI, seed {seed}": {"method": "scanvi"} for seed in range(scanvi)}
+        for seed, (label, options) in enumerate(ways.items(), start=-2):
+            if options.get("batch_key") and published.obs["donor"].nunique() < 2:
                 continue
+            scvi.settings.seed = max(seed, 0)
             adata = published.copy()
-            hp.pp.transfer_labels(
-                adata, hp.datasets.blood_anchor(), labels_key="cell_type", types=T_AND_NK, batch_key=batch_key
-            )
+            hp.pp.transfer_labels(adata, hp.datasets.blood_anchor(), labels_key="cell_type", types=T_AND_NK, **options)
             adata = adata[adata.obs["transferred_labels"].notna()].copy()
             adata.obs["cell_type"] = adata.obs["transferred_labels"].astype(str)
             variants[label] = adata
@@ -335,6 +337,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("what", choices=["planted", "clean", "cohorts", "ceiling"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scanvi", type=int, default=0, help="cohorts: labels by scANVI, too, with so many seeds")
     parser.add_argument("--only", default="", help="references whose name holds this")
     parser.add_argument("--share", nargs="+", type=float, default=[0.1, 0.2, 0.4])
     parser.add_argument("--by", nargs="+", default=["labels alone", "markers", "anchor"])
@@ -342,9 +345,11 @@ if __name__ == "__main__":
     if arguments.what == "planted":
         remember_anchors()
         planted(arguments.folder, arguments.seeds, arguments.only, arguments.by, arguments.share)
+    elif arguments.what == "cohorts":
+        cohorts(arguments.folder, arguments.only, arguments.scanvi)
     elif arguments.what == "ceiling":
         ceiling(
             arguments.folder, arguments.seeds, arguments.only, arguments.share[-2 if len(arguments.share) > 1 else 0]
         )
     else:
-        {"clean": clean, "cohorts": cohorts}[arguments.what](arguments.folder, arguments.only)
+        clean(arguments.folder, arguments.only)

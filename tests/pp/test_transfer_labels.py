@@ -58,6 +58,16 @@ def test_result_is_written_and_read(labelled, anchor, tmp_path):
     hp.pp.transfer_labels(again, anchor, labels_key="cell_type", types=T)  # its own result may be replaced
 
 
+def test_a_reference_that_is_read_lazily(labelled, anchor, tmp_path):
+    labelled.write_h5ad(tmp_path / "a.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "a.h5ad")
+    kwargs = {"labels_key": "cell_type", "types": T, "batch_key": "donor"}
+    plain = labelled.copy()
+    for adata in (lazy, plain):
+        hp.pp.transfer_labels(adata, anchor, **kwargs)
+    assert list(map(str, lazy.obs["transferred_labels"].to_numpy())) == list(map(str, plain.obs["transferred_labels"]))
+
+
 def test_without_labels_every_cell_is_asked(labelled, anchor):
     result = hp.pp.transfer_labels(labelled, anchor, labels_key=None, min_probability=0, copy=True)
     assert result.obs["transferred_labels"].notna().all()

@@ -135,6 +135,16 @@ def test_bad_anchors_and_other_names(halves):
     np.testing.assert_allclose(mapped.obs["label_check_score"], plain.obs["label_check_score"], atol=1e-6)
 
 
+def test_a_reference_that_is_read_lazily(halves, tmp_path):
+    halves[0].write_h5ad(tmp_path / "a.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "a.h5ad")
+    plain = halves[0].copy()
+    for adata in (lazy, plain):
+        hp.tl.check_labels(adata, "labels")
+    found = [adata.uns["label_check"]["types"] for adata in (lazy, plain)]
+    pd.testing.assert_frame_equal(*found)
+
+
 def test_names_of_numpys_kind_read_as_others(halves):
     """Labels made in a loop over an array are np.str_, whose repr is "np.str_('B')"."""
     adata = halves[0].copy()

@@ -101,7 +101,7 @@ def transfer_labels(
     >>> reference = adata[adata.obs["transferred_labels"].notna()].copy()
     >>> hp.HPVADE.setup_anndata(reference, labels_key="transferred_labels", sample_key="donor")
     """
-    from ..io._rows import pick_matrix
+    from ..io._rows import in_memory, pick_matrix
     from ..reference import _transfer
     from ..reference._checks import check_cells, check_column, check_reference
 
@@ -111,14 +111,15 @@ def transfer_labels(
         raise ValueError(f"min_probability={min_probability}; expected a number from 0 to 1.")
     check_key(key_added)
     check_cells(adata, layer=layer, columns={"batch_key": batch_key})
+    obs = in_memory(adata.obs)
     if labels_key is not None:
-        check_column(adata.obs, "labels_key", labels_key)
+        check_column(obs, "labels_key", labels_key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "T" and "CD4 T" in an anchor are the anchor's business
         _check_anchor(anchor, anchor_labels_key, check_reference)
     _refuse_overwriting(adata, key_added, labels_key)
-    own = np.full(adata.n_obs, "", dtype=object) if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
-    theirs = anchor.obs[anchor_labels_key].astype(str).to_numpy()
+    own = np.full(adata.n_obs, "", dtype=object) if labels_key is None else obs[labels_key].astype(str).to_numpy()
+    theirs = in_memory(anchor.obs)[anchor_labels_key].astype(str).to_numpy()
     asked, chosen, lacking = _choose(own, theirs, labels_key, types, mapping)
 
     X, (known,) = pick_matrix(adata, layer, "adata")[0], (np.isin(theirs, chosen),)
@@ -126,7 +127,7 @@ def transfer_labels(
     classifier = _transfer.fit_classifier(anchor.X, anchor.var_names, theirs, known, used)
     _refuse_weak(classifier, _transfer.accuracy(classifier, 0.0)["recall"])
     if method == "logistic":
-        groups = None if batch_key is None else adata.obs[batch_key].astype("category").cat.codes.to_numpy()[asked]
+        groups = None if batch_key is None else obs[batch_key].astype("category").cat.codes.to_numpy()[asked]
         groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
         probability = _transfer.predict(classifier, X, adata.var_names, asked, groups)
     else:

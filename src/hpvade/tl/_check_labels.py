@@ -94,13 +94,13 @@ def check_labels(
     >>> print(adata.uns["label_check"]["findings"]["text"][0][:60])
     21% of the cells labelled 'CD4 T' express CD8A or CD8B; ambi
     """
-    from ..io._rows import pick_matrix
+    from ..io._rows import in_memory, pick_matrix
     from ..reference import _label_words, _labels
     from ..reference._checks import check_reference
 
     check_key(key_added)
     check_reference(adata, labels_key, layer=layer)
-    labels = adata.obs[labels_key].astype(str).map(str).to_numpy()  # names of NumPy's own kind, too
+    labels = in_memory(adata.obs)[labels_key].astype(str).map(str).to_numpy()  # names of NumPy's own kind, too
     known, classes = _read_markers(markers, sorted(set(labels)), mapping, labels_key)
     theirs = None
     if anchor is not None:
@@ -110,7 +110,7 @@ def check_labels(
             text = str(error.args[0]).replace("adata.", "anchor.").replace("(adata,", "(anchor,")
             text = text.replace("labels_key", "anchor_labels_key")
             raise type(error)(f"The anchor cannot be used. {text}") from error
-        theirs = anchor.obs[anchor_labels_key].astype(str).to_numpy()
+        theirs = in_memory(anchor.obs)[anchor_labels_key].astype(str).to_numpy()
         # labels and anchor meet in names: as they are, and where they differ as types of blood
         meant = {name: _blood(name) if name not in classes.values() else name for name in set(theirs)}
         theirs = np.array([meant[name] for name in theirs], dtype=object)
