@@ -46,7 +46,7 @@ def with_cells(adata: ad.AnnData, n: int, key: str) -> ad.AnnData:
 
 
 def _by_protein(protein: pd.DataFrame) -> np.ndarray:
-    """Types of cells that one lineage's proteins stand out in: log of counts over the protein's middle between modes."""
+    """Types of cells in which the proteins of one lineage stand out, "" for the others."""
     protein = protein.rename(columns=lambda c: c.split("_")[0])
     log = np.log1p(protein)
     high = {c: log[c] > (log[c].quantile(0.02) + log[c].quantile(0.98)) / 2 for c in protein}

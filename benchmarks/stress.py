@@ -19,7 +19,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from _beds import BLOOD, DEPTH, FEWEST, composition, distortions, reads, study, sums, with_cells
+from _beds import BLOOD, FEWEST, composition, distortions, reads, study, sums, with_cells
 from _cohorts import rows
 from _records import markdown
 
@@ -112,7 +112,9 @@ def studies(folder: Path, seed: int) -> Iterator[Case]:
         for name in REFERENCES:
             if name == source or {name, source} in SAME:
                 continue
-            yield Case("studies", f"blood, {source} read with {name}", found[name], bulk, mapping_of(found[name], types))
+            yield Case(
+                "studies", f"blood, {source} read with {name}", found[name], bulk, mapping_of(found[name], types)
+            )
     others = {f"pancreas {t}": f"sc_pancreas_panc8_small:{t}" for t in ("indrop", "smartseq2", "celseq2", "fluidigmc1")}
     others |= {f"lines {b[3:]}": f"sc_cellbench_lines:{b}" for b in ("sc_dropseq", "sc_celseq2", "sc_celseq2_5cl_p1")}
     found = {name: study(folder, file) for name, file in others.items()}
@@ -136,7 +138,9 @@ def platform(folder: Path, seed: int) -> Iterator[Case]:
         for name, distort in distortions(folder).items():
             X, units = distort(np.asarray(mixed.X), mixed.var_names, rng_of(seed, base, name))
             options = {"input_type": units}
-            yield Case("platform", f"{base}, {name}", reference, measured(mixed, X), mapping_of(reference, types), options)
+            yield Case(
+                "platform", f"{base}, {name}", reference, measured(mixed, X), mapping_of(reference, types), options
+            )
         for n in (2000, 500):
             rng = rng_of(seed, base, str(n))
             X = reads(mixed.X * rng.lognormal(0, 0.6, mixed.n_vars), rng)
@@ -275,25 +279,31 @@ def measure(case: Case, model: hp.HPVADE) -> dict:
     bulk, fractions = case.bulk.copy(), "rna" if case.in_rna else "cell"
     model.deconvolve(bulk, fractions=fractions, **case.options)
     hp.tl.solve(
-        bulk, case.reference, labels_key="cell_type", sample_key="donor", fractions=fractions, device="cpu", **case.options
+        bulk,
+        case.reference,
+        labels_key="cell_type",
+        sample_key="donor",
+        fractions=fractions,
+        device="cpu",
+        **case.options,
     )
     tables = {"": bulk.obsm[KEY], "solve ": bulk.obsm["robust_proportions"], "NNLS ": bulk.obsm[f"{KEY}_nnls"]}
     record = {"part": case.part, "case": case.name, "n": bulk.n_obs}
     for name, table in tables.items():
-        found, truth = (
-            x.to_numpy()[judged] for x in hp.tl.compare(table, bulk.obsm[case.truth], case.mapping)
-        )
+        found, truth = (x.to_numpy()[judged] for x in hp.tl.compare(table, bulk.obsm[case.truth], case.mapping))
         several = len(truth) > 1
         record[f"{name}r"] = metrics.per_type_r(found, truth) if several else np.nan
         record[f"{name}RMSE"] = metrics.rmse(found, truth)
     record["constant RMSE"] = metrics.rmse(metrics.constant(truth), truth) if several else np.nan
     bounds = model.get_proportion_intervals(bulk, mapping=case.mapping, fractions=fractions, **case.options)
-    groups = [g for g in hp.tl.compare(table, bulk.obsm[case.truth], case.mapping)[1]]
+    groups = list(hp.tl.compare(table, bulk.obsm[case.truth], case.mapping)[1])
     low, high = (bounds.xs(b, axis=1, level=1)[groups].to_numpy()[judged] for b in ("lower", "upper"))
     record |= {"cover": ((truth >= low - 1e-9) & (truth <= high + 1e-9)).mean(), "width": (high - low).mean()}
     reading = {k: v for k, v in case.options.items() if k != "batch_key"}
     hp.tl.diagnose(bulk, model, **reading)
-    messages = [next((tag for key, tag in TAGS.items() if key in text), text[:40]) for text in bulk.uns["hpvade_qc"]["messages"]]
+    messages = [
+        next((tag for key, tag in TAGS.items() if key in text), text[:40]) for text in bulk.uns["hpvade_qc"]["messages"]
+    ]
     flagged = bulk.obs["hpvade_qc_flagged"].to_numpy()[judged].mean()
     record["platform"] = bulk.uns[KEY]["platform_distance"]
     record["flagged"] = flagged

@@ -219,3 +219,20 @@ def test_draws_need_no_more_memory_than_they_fill():
     moved = np.stack([noise[:, k] @ roots[k].T * scale for k in range(n)], axis=1)
     expected = (rna + moved).clip(min=0)
     np.testing.assert_allclose(drawn, expected / expected.sum(axis=-1, keepdims=True), atol=1e-8)
+
+
+def test_absent_types_do_not_push_the_one_that_is_there_out_of_its_interval(planted, fit):
+    """Nine tenths of one type among eight: its interval reaches as far above as below, or to one."""
+    reference, _ = planted(n_types=8, n_genes=600, n_cells=1600)
+    model = fit(reference, 0)
+    rng, profiles = np.random.default_rng(0), model.get_signature_matrix()
+    p = np.hstack([np.full((20, 1), 9.0), rng.dirichlet(np.ones(7), 20)]) / 10
+    mean = p @ profiles.to_numpy().T * rng.lognormal(0, 0.8, len(profiles))
+    counts = rng.poisson(1e6 * mean / mean.sum(axis=1, keepdims=True)).astype(float)
+    bulk = pd.DataFrame(counts, [f"s{i}" for i in range(20)], profiles.index)
+    kind = profiles.columns[0]
+    table = model.get_proportion_intervals(bulk)[kind]
+    estimate = model.deconvolve(bulk)[kind]
+    assert ((table["lower"] < estimate) & (estimate < table["upper"])).all()
+    below, above, left = (estimate - table["lower"]).mean(), (table["upper"] - estimate).mean(), (1 - estimate).mean()
+    assert above > 0.8 * min(below, left)  # half of it as the draws lie

@@ -204,10 +204,22 @@ class IntervalMethods:
                 sizes = fit.sizes.double() * torch.exp(_towards(self.module.size_sd, other, distance) * size_noise)
                 scale = _scale(self.module.interval_scale, len(fits), distance)
                 drawn = drawn + weight[:, None, None] * _draw(fit, block, covariance, sizes, fractions, scale, noise)
-            drawn = drawn @ member
-            drawn = drawn / drawn.sum(dim=-1, keepdim=True).clamp(min=1e-12)
-            bounds.append(torch.quantile(drawn, points, dim=0))
+            estimate = (found.cells if fractions == "cell" else found.rna)[block].double()
+            drawn, estimate = (
+                x / x.sum(dim=-1, keepdim=True).clamp(min=1e-12) for x in (drawn @ member, estimate @ member)
+            )
+            bounds.append(_around(estimate, torch.quantile(drawn, points, dim=0), drawn.mean(dim=0)))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
+
+
+def _around(estimate: Tensor, bounds: Tensor, centre: Tensor) -> Tensor:
+    """Bounds (points x samples x groups) of draws with this mean, moved to the estimate (samples x groups).
+
+    Amounts are not negative, so that draws around a type that is absent lie above nothing, and the more such types, the
+    further they push the others down: without this, the interval of a type that makes up nearly all of a sample ends
+    at its estimate.
+    """
+    return (bounds + (estimate - centre)).clamp(0, 1)
 
 
 def _scale(same: Tensor, n_studies: int, distance: float) -> Tensor:
