@@ -199,6 +199,20 @@ def test_similar_types_are_named(planted, fit):
     assert summary["max_cosine"] > 0.9
 
 
+def test_a_type_of_few_cells_beside_a_similar_one_is_named(planted, fit):
+    """With five cells its bulk share is halved or worse, the similar type has it, and held-out cells show it."""
+    reference, bulk = planted(similar=0.9, n_cells=800)
+    cells = np.flatnonzero(reference.obs["cell_type"] == "type_3")
+    few = reference[np.setdiff1d(np.arange(reference.n_obs), cells[5:])].copy()
+    whole, model = (fit(adata, 0) for adata in (reference, few))
+    error = model.deconvolve(bulk.copy()) - bulk.obsm["proportions"]
+    assert error["type_3"].mean() < -0.5 * bulk.obsm["proportions"]["type_3"].mean() < 0 < error["type_2"].mean()
+    messages = [hp.tl.diagnose(bulk, m, copy=True).uns["hpvade_qc"]["messages"] for m in (model, whole)]
+    said, unsaid = ([text for text in texts if "a part of their share" in text] for texts in messages)
+    assert len(said) == 1 and "'type_3' at" in said[0] and "type_2" not in said[0]
+    assert not unsaid
+
+
 def test_survives_a_file(diagnosed, tmp_path):
     diagnosed.write_h5ad(tmp_path / "bulk.h5ad")
     back = ad.read_h5ad(tmp_path / "bulk.h5ad")

@@ -11,8 +11,13 @@ def sample(**changes):
     return pd.DataFrame([good | {"residual": 0.1, "missing": ""} | changes])
 
 
+def types_with(**changes):
+    good = {"mean": [0.6, 0.4], "sd": [0.1, 0.1], "reference": [0.5, 0.5], "recovery": [1.0, 0.6]}
+    return pd.DataFrame(good | changes, index=["T", "B"])
+
+
 def summary(**changes):
-    types = pd.DataFrame({"mean": [0.6, 0.4], "sd": [0.1, 0.1], "reference": [0.5, 0.5]}, index=["T", "B"])
+    types = types_with()
     genes = pd.DataFrame({"excess": [0.02, 0.01], "informative": [False, True]}, index=["RPS27", "LYZ"])
     good = {
         "expression_overlap": 1.0,
@@ -74,6 +79,7 @@ def test_studies_that_agree_or_are_two_are_not_named(apart):
         ({"max_cosine": 0.99}, None, "'CD4 T' and 'CD8 T' are nearly proportional (cosine 0.990)"),
         ({"condition_number": 200.0}, None, "ill-conditioned (200)"),
         ({"platform_distance": 1.3}, None, "unusually far from the reference's (1.30)"),
+        ({"types": types_with(recovery=[1.2, 0.16])}, None, "a part of their share: 'B' at 16%. Their profiles"),
         ({"factor_r2": 0.5}, None, "50% of the gene factor looks like differences between types"),
         ({"drift": 0.7}, None, "half the summed difference is 0.70), most in 'T'"),
         ({}, pd.concat([sample(unexplained=0.3)] * 3), "most of it in LYZ"),
@@ -86,7 +92,7 @@ def test_cohort(changes, rows, words):
 
 
 def test_a_constant_answer_is_an_alarm():
-    types = pd.DataFrame({"mean": [0.6, 0.4], "sd": [0.001, 0.002], "reference": [0.5, 0.5]}, index=["T", "B"])
+    types = types_with(sd=[0.001, 0.002])
     (message,) = cohort_messages(summary(types=types), pd.concat([sample()] * 3))
     assert "no type varies by more than 0.0020" in message
     assert cohort_messages(summary(types=types), pd.concat([sample()] * 2)) == []  # two say nothing of spread

@@ -264,6 +264,7 @@ def _composition(model, cells: np.ndarray) -> dict:
             "mean": cells.mean(axis=0),
             "sd": cells.std(axis=0, ddof=1) if len(cells) > 1 else np.nan,
             "reference": array(model.module.composition),
+            "recovery": array(model.module.recovery),
         },
         index=pd.Index(model.cell_types, name="type"),
     )

@@ -18,6 +18,7 @@ EXPRESSION_OVERLAP = 0.7
 DISTANCE = 1.0  # e-fold; the development cohorts lie at 0.5 to 0.9
 FACTOR_R2 = 0.3
 DRIFT = 0.5
+RECOVERY = 0.5  # less than half of a type's own RNA is found as its own
 CONSTANT_SD = 0.005
 MANY = 0.5  # share of the samples from which on something is the cohort's matter
 
@@ -66,6 +67,7 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
     first, second = summary["most_similar"]
     share = ((rows["unexplained"] > UNEXPLAINED) | (rows["unknown"] > UNKNOWN)).mean()
     genes = summary["residual_genes"].query("informative").index[:5]
+    lost = types["recovery"][types["recovery"] < RECOVERY].sort_values()
     checks = [
         (
             n_samples == 1,
@@ -107,6 +109,13 @@ def cohort_messages(summary: dict, rows: pd.DataFrame) -> list[str]:
             n_samples > 2 and types["sd"].max() < CONSTANT_SD,
             f"All samples are alike: no type varies by more than {types['sd'].max():.4f} (standard deviation). Such a "
             "result says no more than a constant; check units and gene names.",
+        ),
+        (
+            len(lost) > 0,
+            "Of the reference's own cells, held out and mixed, these types are found at a part of their share: "
+            f"{listed([f'{name!r} at {share:.0%}' for name, share in lost.items()])}. Their profiles come from few "
+            "cells and resemble others, which get the rest, here too. Add cells of them, or merge them with what they "
+            "resemble.",
         ),
         (
             summary["drift"] > DRIFT,

@@ -51,14 +51,16 @@ def test_scale_and_sizes_are_those_of_the_folds(trained):
     mean_counts = module.mean_counts.double().numpy()
     judged = np.array([True, True, True, False])
     folds = [Fold(bulk.clone(), truth, mean_counts, judged, np.where(judged, row, np.nan) + 1) for row in size]
-    scale, size_sd = reference_uncertainty(module, folds)
+    scale, size_sd, recovery = reference_uncertainty(module, folds)
     # the pooled 0.9 quantile of 0.6, 0.8, 3 in equal parts is 3; types of their own are not below it
     np.testing.assert_allclose(scale, 3.0, rtol=1e-3)
-    scale, _ = reference_uncertainty(module, folds, level=0.5)
+    scale, *_ = reference_uncertainty(module, folds, level=0.5)
     np.testing.assert_allclose(scale, [0.8, 0.8, 3.0, 0.8], rtol=1e-3)
     known = size[:, :3] - size[:, :3].mean(axis=1, keepdims=True)
     expected = np.sqrt((known**2).mean(axis=0))
     np.testing.assert_allclose(size_sd, [*expected, expected.mean()], rtol=1e-6)
+    found = (fit.rna_proportions.double().sum(dim=0) / truth.double().sum(dim=0)).numpy()
+    np.testing.assert_allclose(recovery, [*found[:3], 1.0], rtol=1e-5)  # 1 where nothing is known
 
 
 def test_a_type_of_few_cells_errs_more(planted, fit):

@@ -34,6 +34,7 @@ AFTER_TRAINING = {
     "size_ratio",
     "interval_scale",
     "size_sd",
+    "recovery",
     "network_trained",
 }
 

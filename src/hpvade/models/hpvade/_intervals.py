@@ -28,19 +28,21 @@ _SIZE_SD = 0.1  # of log RNA content between donors, where there are none to com
 
 
 @torch.no_grad()
-def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> tuple[Tensor, Tensor]:
-    """Scale of the standard deviations of every type's fraction of RNA, and standard deviation of its log size.
+def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale of the standard deviations of every type's fraction of RNA, standard deviation of its log size, recovery.
 
     Every fold of the reference is deconvolved with the signature of the others, plus what training changed in the
     model's. The scale is the conformal quantile of errors over standard deviations: that with which `level` of the
     held-out fractions lie inside their intervals, over all types or over the type's own if that is larger, as it is for
     types with few cells. The log size is the counts per cell of a fold's type less those of the others, centred over
-    the types, so that depth does not count.
+    the types, so that depth does not count. The recovery is the share of a type's RNA in the folds that is found as
+    its own: noise in the profile of a type with few cells takes weight from it, as errors in a regressor do, and
+    similar types that have more cells get it.
     """
     device = module.gene_index.device
     learned = module.learned()
     present = torch.ones(len(learned), dtype=torch.bool, device=device)
-    ratios, sizes = [], []
+    ratios, sizes, rna = [], [], []
     for fold in folds:
         shares = fold.bulk.to(device)
         _, depth = to_shares(shares)
@@ -57,16 +59,20 @@ def reference_uncertainty(module, folds: Iterable[Fold], level: float = 0.9) -> 
         ratio = error / (_NORMAL_90 * variance.clamp(min=0).sqrt()).clamp(min=1e-6)
         judged = torch.from_numpy(fold.judged).to(device)
         ratios.append(ratio.masked_fill(~judged, torch.nan))
+        both = torch.stack([estimated, fold.rna_proportions.to(estimated)]).masked_fill(~judged, torch.nan)
+        rna.append(both.sum(dim=1))
         log_size = torch.from_numpy(fold.log_size).to(device)
         sizes.append(log_size - log_size.nanmean())
     if not ratios or torch.cat(ratios).isnan().all():  # sums of few donors: nothing can be held out
         unknown = torch.ones(module.n_types, dtype=torch.float64, device=device)
-        return _scale_other(module.n_studies) * unknown, _SIZE_SD * unknown
+        return _scale_other(module.n_studies) * unknown, _SIZE_SD * unknown, unknown
     ratio, size = torch.cat(ratios), torch.stack(sizes)
     pooled = torch.nanquantile(ratio, level)
     scale = torch.fmax(torch.nanquantile(ratio, level, dim=0), pooled)  # fmax: a type never judged takes the pooled one
     sd = size.square().nanmean(dim=0).sqrt()
-    return scale.clamp(min=_MIN_SCALE), torch.where(sd.isnan(), sd.nanmean(), sd)
+    found, true = torch.stack(rna).nansum(dim=0)
+    recovery = torch.where(true > 0, found / true, 1.0)
+    return scale.clamp(min=_MIN_SCALE), torch.where(sd.isnan(), sd.nanmean(), sd), recovery
 
 
 class IntervalMethods:

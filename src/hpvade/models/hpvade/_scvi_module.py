@@ -33,7 +33,7 @@ class DeconvolutionModule(BaseModuleClass):
     """
 
     # models saved by earlier versions lack them and keep what they start with
-    new_buffers = ("size_offset", "interval_scale", "size_sd", "stored_platform", "sorted_log_sd")
+    new_buffers = ("size_offset", "interval_scale", "size_sd", "recovery", "stored_platform", "sorted_log_sd")
 
     def __init__(self, n_vars: int, n_genes: int, n_types: int, n_batch: int = 1, n_studies: int = 1):
         super().__init__()
@@ -46,6 +46,9 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
+        self.register_buffer(
+            "recovery", torch.ones(n_types)
+        )  # share of held-out RNA of a type that is found as its own
         self.register_buffer("sorted_log_sd", torch.zeros(n_types))  # see `mark_sorted`; 0 for types measured in cells
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
         # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study; genes of
@@ -80,10 +83,11 @@ class DeconvolutionModule(BaseModuleClass):
                 getattr(self, name).copy_(value)
 
     @torch.no_grad()
-    def set_uncertainty(self, interval_scale: Tensor, size_sd: Tensor) -> None:
+    def set_uncertainty(self, interval_scale: Tensor, size_sd: Tensor, recovery: Tensor) -> None:
         """Fill the buffers with what the folds of the reference say; both (types,)."""
         self.interval_scale.copy_(interval_scale)
         self.size_sd.copy_(size_sd)
+        self.recovery.copy_(recovery)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
         return {"x": tensors["X"]}
