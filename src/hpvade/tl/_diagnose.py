@@ -96,8 +96,9 @@ def diagnose(
     tables ``intervals`` (types x typical ``lower``, ``upper``, ``width``, and whether that leaves the type ``open``),
     ``merges`` (pairs of types that cannot be told apart here, with the interval of their sum), ``types``
     (types x ``mean``, ``sd``, the ``reference``'s composition, and the ``recovery`` of its own cells: the share of a
-    type's RNA that is found as its own when they are held out and mixed), ``residual_genes`` (what the fit misses most, by mean share of expression, ``excess``; genes that
-    are not ``informative``, such as ribosomal ones and haemoglobins, differ by protocol and are in no fit),
+    type's RNA that is found as its own when they are held out and mixed), ``residual_genes`` (what the fit misses
+    most, by mean share of expression, ``excess``; genes that are not ``informative``, such as ribosomal ones and
+    haemoglobins, differ by protocol and are in no fit),
     ``missing_types`` (types asked for x their ``genes``; median ``score``, standard normal where the type is not there;
     ``share`` of the samples beyond the limit; ``fold``) and, with a truth, ``evaluation``; and ``simulated_residual``,
     ``simulated_unexplained``, medians of the yardstick. Of several batches there is a table ``batches`` with the

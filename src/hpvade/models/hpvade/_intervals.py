@@ -109,7 +109,9 @@ class IntervalMethods:
         the estimate's with the standard deviation between the reference's donors, at least 0.25 on another platform
         unless :meth:`calibrate` has measured the level there.
         With several studies the covariance is that of the mean of their answers, and each draw weighs them anew, so
-        that their spread is inside; differences between donors are in that spread and not in the scale again. Similar
+        that their spread is inside; differences between donors are in that spread and not in the scale again. Amounts
+        are not negative, so that draws of absent types push the others below their estimates: their median and upper
+        bound are raised by the difference. Similar
         types, few reads and a distant platform make intervals wide. They do not cover what no gene shows: types missing
         from the reference, or a truth that counts other cells than the reference's labels do.
 
@@ -214,18 +216,19 @@ class IntervalMethods:
             drawn, estimate = (
                 x / x.sum(dim=-1, keepdim=True).clamp(min=1e-12) for x in (drawn @ member, estimate @ member)
             )
-            bounds.append(_around(estimate, torch.quantile(drawn, points, dim=0), drawn.mean(dim=0)))
+            bounds.append(_raised(torch.quantile(drawn, points, dim=0), estimate - drawn.mean(dim=0)))
         return torch.cat(bounds, dim=1).permute(1, 2, 0).reshape(len(found.rna), -1).cpu().numpy()
 
 
-def _around(estimate: Tensor, bounds: Tensor, centre: Tensor) -> Tensor:
-    """Bounds (points x samples x groups) of draws with this mean, moved to the estimate (samples x groups).
+def _raised(bounds: Tensor, lack: Tensor) -> Tensor:
+    """Lower, middle and upper bounds (3 x samples x groups) of draws whose mean is this far below the estimate.
 
     Amounts are not negative, so that draws around a type that is absent lie above nothing, and the more such types, the
     further they push the others down: without this, the interval of a type that makes up nearly all of a sample ends
-    at its estimate.
+    at its estimate. The lower bound stays, since the other types may indeed be there.
     """
-    return (bounds + (estimate - centre)).clamp(0, 1)
+    lower, *others = bounds
+    return torch.stack([lower, *((bound + lack.clamp(min=0)).clamp(max=1) for bound in others)])
 
 
 def _scale(same: Tensor, n_studies: int, distance: float) -> Tensor:
