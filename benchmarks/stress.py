@@ -19,6 +19,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scvi
 from _beds import PARTS, Case
 from _records import markdown
 
@@ -30,13 +31,13 @@ TAGS = {  # how a message of the cohort begins or goes on: its name
     "ill-conditioned": "condition", "unusually far": "far", "of the gene factor looks like": "factor",
     "have much expression": "unexplained", "All samples are alike": "alike",
     "The mean composition is far": "drift", "express markers of": "missing", "cannot be told apart here": "merge",
-    "leaves open how much": "open", "answers unlike": "study",
+    "leaves open how much": "open", "answers unlike": "study", "found at a part of": "few cells",
 }  # fmt: skip
 KEY = "hpvade_proportions"
 
 
-def train(adata: ad.AnnData) -> hp.HPVADE:
-    adata = adata.copy()
+def train(adata: ad.AnnData, seed: int) -> hp.HPVADE:
+    scvi.settings.seed, adata = seed, adata.copy()  # the reference's folds of cells are drawn
     hp.HPVADE.setup_anndata(adata, labels_key="cell_type", sample_key="donor")
     model = hp.HPVADE(adata)
     model.train(max_epochs=0, accelerator="cpu", enable_progress_bar=False)
@@ -125,7 +126,7 @@ def main() -> None:
             if args.only not in case.name:
                 continue
             if id(case.reference) not in models:  # the reference is kept beside its model, so that its id stays its own
-                models[id(case.reference)] = case.reference, train(case.reference)
+                models[id(case.reference)] = case.reference, train(case.reference, args.seed)
             records.append(measure(case, models[id(case.reference)][1]))
         models.clear()
     table = pd.DataFrame(records)
