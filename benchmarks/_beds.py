@@ -366,7 +366,8 @@ def real(folder: Path, seed: int) -> Iterator[Case]:
         adata = row.adata.copy()
         adata.obs["type"] = adata.obs["cell_type"].astype(str).map(row.mapping)
         options = {"input_type": row.input_type}
-        whole = Case("real", row.name, adata, row.bulk, row.mapping, options, row.truth_key, in_rna=row.truth_in_rna)
+        title = row.name.replace(" | ", ", ")
+        whole = Case("real", title, adata, row.bulk, row.mapping, options, row.truth_key, in_rna=row.truth_in_rna)
         yield whole
         if row.input_type != "auto" or row.reference != "ref_pbmc3k":
             continue
@@ -384,7 +385,7 @@ def real(folder: Path, seed: int) -> Iterator[Case]:
             bulk = ad.AnnData(np.float32(values), row.bulk.obs.iloc[: len(values)], row.bulk.var)
             bulk.obsm["truth"] = row.bulk.obsm[row.truth_key].iloc[: len(values)]
             bulk = bulk if genes is None else bulk[:, genes].copy()
-            yield Case("real", f"{row.name}, {name}", adata, bulk, row.mapping, {"input_type": units})
+            yield Case("real", f"{title}, {name}", adata, bulk, row.mapping, {"input_type": units})
 
 
 PARTS = {"studies": studies, "platform": platform, "cohort": cohort, "composition": compositions,
