@@ -46,9 +46,7 @@ class DeconvolutionModule(BaseModuleClass):
         self.register_buffer("size_offset", torch.zeros(n_types))  # `HPVADE.calibrate`
         self.register_buffer("interval_scale", torch.full((n_types,), 2.0))  # of standard deviations of each type ...
         self.register_buffer("size_sd", torch.full((n_types,), 0.1))  # ... and of log RNA content: found after training
-        self.register_buffer(
-            "recovery", torch.ones(n_types)
-        )  # share of held-out RNA of a type that is found as its own
+        self.register_buffer("recovery", torch.ones(n_types))  # share of a type's held-out RNA that is found as its own
         self.register_buffer("sorted_log_sd", torch.zeros(n_types))  # see `mark_sorted`; 0 for types measured in cells
         self.register_buffer("network_trained", torch.tensor(False))  # with max_epochs=0 only the reference is read
         # log factor and weight of every gene by `HPVADE.fit_platform`, for the whole reference and each study; genes of
