@@ -233,7 +233,21 @@ def few_cells():
     return cells[::6, np.argsort(-np.asarray(cells.X.mean(axis=0)).ravel())[:300]].copy()
 
 
-@pytest.mark.parametrize("page", ["multimodal", "conditional_vae", "cycleae", "ivae"])
+def write_droplets(cells):
+    """The raw matrix of the ambient page: the cells, and droplets with a hundredth of their counts."""
+    empty = np.random.default_rng(0).binomial(cells.X.toarray().astype(int), 0.01)
+    counts = sparse.csc_matrix(np.vstack([cells.X.toarray(), empty]).T)
+    with h5py.File("raw_feature_bc_matrix.h5", "w") as file:
+        group = file.create_group("matrix")
+        group["data"], group["indices"], group["indptr"] = counts.data, counts.indices, counts.indptr
+        group["shape"], group["barcodes"] = counts.shape, np.arange(counts.shape[1]).astype("S")
+        features, genes = group.create_group("features"), np.array(cells.var_names, "S")
+        features["id"], features["name"] = genes, genes
+        features["feature_type"] = np.array(["Gene Expression"] * len(genes), "S")
+        features["genome"] = np.array(["GRCh38"] * len(genes), "S")
+
+
+@pytest.mark.parametrize("page", ["ambient", "multimodal", "conditional_vae", "cycleae", "ivae"])
 def test_the_blocks_of_a_family_run(page, two_epochs, tmp_path, monkeypatch):
     """Block after block, as a reader would, on few cells."""
     monkeypatch.chdir(tmp_path)
@@ -243,6 +257,7 @@ def test_the_blocks_of_a_family_run(page, two_epochs, tmp_path, monkeypatch):
         hp.datasets, "planted_contexts", lambda *size, **options: planted(*(size or (240, 60)), **options)
     )
     write_chunks()
+    write_droplets(cells)
     names: dict = two_modalities() if page == "multimodal" else {}
     for i, block in enumerate(blocks(DOCS / "user_guide" / f"{page}.md", "python")):
         exec(compile(block, f"{page}.md, block {i}", "exec"), names)

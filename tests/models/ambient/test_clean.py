@@ -182,6 +182,12 @@ def test_a_measured_profile_takes_the_place_of_the_learned_one(single):
         (pd.DataFrame({"b0": profile}), KeyError, "no column 'b1'"),
         (profile.rename("x{}".format), ValueError, "0 of 40 genes"),
         (-profile, ValueError, "at least 0"),
+        (profile.to_numpy(), TypeError, "a ndarray, which names no genes; expected a table"),
+        (profile.to_dict(), TypeError, "a dict, which names no genes"),
+        (profile.map("{:.3f}".format), ValueError, "expected numbers"),
     ):
         with pytest.raises(error, match=said):
             model.get_clean_reference(ambient_profile=wrong)
+    with pytest.warns(UserWarning, match="has 30 of the 40 genes of the model"):
+        part = model.get_clean_reference(labels_key="cell_type", integer=False, ambient_profile=profile[:30])
+    assert (part.varm["ambient_profile"][30:] == 0).all()

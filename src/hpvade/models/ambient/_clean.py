@@ -17,6 +17,7 @@ from ._shared_module import AMBIENT
 
 _CELLS_PER_CLUSTER, _FEW_CLUSTERS, _MOST_CLUSTERS = 200, 8, 25
 _BLOCK = 512  # cells
+_MOST_GENES = 0.9  # share of the genes that a given profile should have
 
 
 def clean_reference(
@@ -65,6 +66,11 @@ def clean_reference(
 
 def _given(table: pd.DataFrame | pd.Series, batches: list[str], genes: pd.Index) -> np.ndarray:
     """A measured profile (batches x genes), rows sum to one."""
+    if not isinstance(table, pd.Series | pd.DataFrame):
+        raise TypeError(
+            f"ambient_profile is a {type(table).__name__}, which names no genes; expected a table of genes x batches, "
+            "as hpvade.pp.ambient_profile makes it, or a Series of one profile for all batches."
+        )
     if isinstance(table, pd.Series):
         table = pd.DataFrame(dict.fromkeys(batches, table))
     table = table.rename(columns=str)
@@ -74,7 +80,16 @@ def _given(table: pd.DataFrame | pd.Series, batches: list[str], genes: pd.Index)
         raise KeyError(f"ambient_profile has no column {absent[0]!r}; expected a column for each of {batches}.")
     if not table.index.is_unique:
         raise ValueError("ambient_profile names genes twice; expected every gene once.")
-    values = table[batches].reindex(genes).fillna(0.0).to_numpy(dtype=float).T
+    table = table[batches]
+    if text := [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
+        raise ValueError(f"ambient_profile[{text[0]!r}] holds {table[text[0]].dtype}; expected numbers.")
+    known = table.index.intersection(genes)
+    if 0 < len(known) < _MOST_GENES * len(genes):
+        warn(
+            f"ambient_profile has {len(known)} of the {len(genes)} genes of the model; none of the others is taken for "
+            "ambient. Measure the profile on all genes, under the same names."
+        )
+    values = table.reindex(genes).fillna(0.0).to_numpy(dtype=float).T
     if not np.isfinite(values).all() or (values < 0).any() or not (values.sum(axis=1) > 0).all():
         raise ValueError(
             f"ambient_profile must hold finite values of at least 0 for the genes of the model, such as {genes[0]!r}; "

@@ -234,13 +234,15 @@ class Readout:
             `labels_key` is absent, or cells lack a label; `ambient_profile` lacks a batch, has none of the genes, or
             holds values that are no shares; the model has no background, or `adata` other genes or
             unknown categories.
+        TypeError
+            `ambient_profile` names no genes.
         RuntimeError
             The model is not trained.
 
         Warns
         -----
         UserWarning
-            All cells have the same label: ambient RNA cannot be told from theirs.
+            All cells have the same label: ambient RNA cannot be told from theirs. `ambient_profile` lacks genes.
         """
         whole_number("seed", seed, 0)
         name = self._modality(modality, "additive_background")
